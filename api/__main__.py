@@ -1,0 +1,34 @@
+"""``python -m api``: the service as a process of its own; ``orc serve`` becomes it."""
+
+import argparse
+import logging
+import sys
+
+from pydantic import ValidationError
+
+from api.server import serve
+from orchestrator.settings import Settings
+
+
+def main() -> int:
+    """Reads the arguments and serves."""
+    parser = argparse.ArgumentParser(prog="orc serve")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--on-demand", action="store_true")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # our own handlers say it
+    given = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        for item in error.errors():
+            where = ".".join(str(part) for part in item["loc"])
+            sys.stderr.write(f"Setting {where}: {item['msg']} (ORC_{where.upper()} or config.toml)\n")
+        return 2
+    return serve(settings, on_demand=options.on_demand)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

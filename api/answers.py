@@ -1,0 +1,96 @@
+"""How answers and errors look on the wire."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from api.guard import MAX_BODY, BodyTooLarge
+from orchestrator.errors import BadInput, Conflict, OrcError, Unauthorized
+
+log = logging.getLogger(__name__)
+
+
+def dumps(content: Any) -> bytes:
+    """JSON as it goes out; NaN and infinities become null."""
+    return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
+
+
+class Json(Response):
+    """A JSON answer made from plain dicts, without passing a model again."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return dumps(content)
+
+
+def page(request: Request, items: Sequence[Any], limit: int, cursor: int | None) -> Json:
+    """A list; with a Link to the next page where this one is full."""
+    headers = {}
+    if cursor is not None and len(items) == limit:
+        url = request.url.include_query_params(before=cursor)
+        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    return Json(list(items), headers=headers)
+
+
+def explain(errors: Sequence[Any]) -> list[dict[str, Any]]:
+    """Validation errors without what cannot be JSON, each with its field and the valid choices."""
+    shown = []
+    for error in errors:
+        item = {"loc": list(error["loc"]), "msg": str(error["msg"]), "type": error["type"]}
+        context = error.get("ctx") or {}
+        if error["type"] in {"literal_error", "enum"}:
+            item["choices"] = context.get("expected")
+        shown.append(item)
+    return shown
+
+
+def _problem(error: OrcError) -> Json:
+    if isinstance(error, BadInput):
+        loc = ["body", *error.field.split(".")]
+        item = {"loc": loc, "msg": error.message, "type": "value_error"} | (
+            {"choices": error.choices} if error.choices else {}
+        )
+        return Json({"detail": [item]}, 422)
+    body: dict[str, Any] = {"detail": error.message}
+    if isinstance(error, Conflict) and error.problems:
+        body["problems"] = error.problems
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
+    return Json(body, error.status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """The one place where errors become answers."""
+
+    @app.exception_handler(OrcError)
+    def on_orc_error(_request: Request, error: OrcError) -> Json:
+        return _problem(error)
+
+    @app.exception_handler(RequestValidationError)
+    def on_bad_request(_request: Request, error: RequestValidationError) -> Json:
+        return Json({"detail": explain(error.errors())}, 422)
+
+    @app.exception_handler(ValidationError)
+    def on_bad_value(_request: Request, error: ValidationError) -> Json:
+        return Json({"detail": explain(error.errors())}, 422)
+
+    @app.exception_handler(BodyTooLarge)
+    def on_large_body(_request: Request, _error: BodyTooLarge) -> Json:
+        return Json({"detail": f"The body is larger than {MAX_BODY} bytes."}, 413)
+
+    @app.exception_handler(Exception)
+    def on_defect(request: Request, error: Exception) -> Json:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return Json({"detail": f"The server failed on this request ({type(error).__name__}); its log tells more."}, 500)
+
+    @app.exception_handler(HTTPException)
+    def on_http(_request: Request, error: HTTPException) -> Json:
+        return Json({"detail": error.detail}, error.status_code, dict(error.headers or {}))

@@ -1,0 +1,122 @@
+"""The application: one function that wires it."""
+
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.responses import Response
+
+from api import answers, docs
+from api.activity import Activity
+from api.answers import Json
+from api.deps import Sys, Who
+from api.guard import Guard
+from api.routes import alerts, cluster, events, outputs, plans, runs, sweeps
+from api.signal import Commits
+from orchestrator import __version__
+from orchestrator.errors import OrcError
+from orchestrator.settings import Settings
+from orchestrator.wiring import System, build
+
+log = logging.getLogger(__name__)
+# Said in the OpenAPI schema; the check itself is the dependency `Who`.
+_TOKEN = Security(APIKeyHeader(name="X-Auth-Token", auto_error=False, scheme_name="X-Auth-Token"))
+_BEARER = Security(HTTPBearer(auto_error=False))
+
+
+def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -> FastAPI:
+    """The service over ``settings``. Its background work runs between the application's start and its end."""
+    commits = Commits()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            system = build(settings, on_lost)
+        except OrcError as error:
+            app.state.failure = error.message
+            raise
+        app.state.system = system
+        commits.attach()
+        system.db.writer.on_commit(commits.notify)
+        redetect = Redetection(system)
+        system.reconciler.start()
+        redetect.start()
+        try:
+            yield
+        finally:
+            commits.close()
+            redetect.close()
+            system.close()
+
+    app = FastAPI(
+        title="orc",
+        version=__version__,
+        description="Turns a research plan into tracked runs.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        default_response_class=Json,
+    )
+    app.state.commits = commits
+    app.state.failure = None
+    app.state.activity = Activity()
+    answers.install(app)
+    for module in (cluster, runs, sweeps, plans, alerts, events, outputs):
+        app.include_router(module.router, dependencies=[Depends(_authorized), _TOKEN, _BEARER])
+    app.include_router(docs.router)
+    app.add_api_route("/healthz", healthz, tags=["service"], summary="The service answers.")
+    app.add_api_route("/readyz", readyz, tags=["service"], summary="The service works.")
+    app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
+    return app
+
+
+def _authorized(_actor: Who) -> None:
+    """Every route of the API needs a token."""
+
+
+def healthz() -> Json:
+    """Alive."""
+    return Json({"status": "ok", "version": __version__})
+
+
+def readyz(system: Sys) -> Response:
+    """Ready: the database can be read and written, the reconciler's passes succeed."""
+    trouble = system.reconciler.trouble
+    if trouble is None:
+        try:
+            system.db.write(lambda _session: None)
+        except OrcError as error:
+            trouble = error.message
+    return Json(
+        {"status": "ready" if trouble is None else "not ready", "trouble": trouble}, 200 if trouble is None else 503
+    )
+
+
+class Redetection:
+    """Looks at the machine at the start and now and then; an answer that changed is an event."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="redetection", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends, after the look under way."""
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                self._system.cluster.detect()
+            except OrcError as error:
+                log.error("the machine could not be detected: %s", error.message)
+            if self._stop.wait(self._system.settings.redetect_seconds):
+                return

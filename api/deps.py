@@ -1,0 +1,83 @@
+"""What routes ask for, as type aliases."""
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Query, Request
+from sqlmodel import Session
+
+from api.answers import Json, dumps
+from orchestrator import idempotency
+from orchestrator.errors import Conflict
+from orchestrator.journal import Actor
+from orchestrator.wiring import System
+
+
+def _system(request: Request) -> System:
+    system: System = request.app.state.system
+    return system
+
+
+def _actor(
+    request: Request,
+    x_auth_token: Annotated[str | None, Header()] = None,
+    authorization: Annotated[str | None, Header()] = None,
+) -> Actor:
+    token = x_auth_token
+    if token is None and authorization is not None and authorization.lower().startswith("bearer "):
+        token = authorization[7:].strip()
+    request.app.state.activity.touch()
+    return _system(request).access.actor(token)
+
+
+Sys = Annotated[System, Depends(_system)]
+Who = Annotated[Actor, Depends(_actor)]
+Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
+Before = Annotated[int | None, Query(ge=1, description="The cursor of the next page, from the Link header.")]
+
+
+class Once:
+    """Creates something once per Idempotency-Key: the answer is kept in the transaction that created."""
+
+    def __init__(self, system: System, actor: Actor, route: str, key: str | None, body: bytes) -> None:
+        self._system = system
+        self._claim = idempotency.Claim(actor, route, key, idempotency.digest(body)) if key else None
+
+    def __call__(self, create: Callable[[Session], Any], status: int = 200) -> Json:
+        """The answer of ``create``, or the first one to the same key."""
+        claim = self._claim
+        if claim is None:
+            return Json(self._system.db.write(create), status)
+
+        def write(session: Session) -> tuple[int, Any]:
+            kept = idempotency.recall(session, claim)
+            if kept is not None:
+                return kept
+            answer = json.loads(dumps(create(session)))
+            idempotency.keep(session, claim, status, answer)
+            return status, answer
+
+        code, answer = self._system.db.write(write)
+        return Json(answer, code)
+
+
+async def _body(request: Request) -> bytes:
+    return await request.body()
+
+
+def _once(
+    request: Request,
+    system: Sys,
+    actor: Who,
+    body: Annotated[bytes, Depends(_body)],
+    idempotency_key: Annotated[
+        str | None, Header(max_length=255, description="A repeat within 24 h gets the first answer.")
+    ] = None,
+) -> Once:
+    if idempotency_key is not None and not idempotency_key.strip():
+        raise Conflict("The Idempotency-Key is empty: leave it out, or send one of your own making.")
+    return Once(system, actor, request.url.path, idempotency_key, body)
+
+
+OnceOnly = Annotated[Once, Depends(_once)]

@@ -1,0 +1,1 @@
+"""The routes: each a few lines, the work is in the services."""

@@ -1,0 +1,31 @@
+"""What this machine is."""
+
+from fastapi import APIRouter
+
+from api.answers import Json
+from api.deps import Sys, Who
+from orchestrator.shapes import ClusterDetect, ClusterSet
+
+router = APIRouter(tags=["cluster"])
+
+
+@router.get("/cluster")
+def show(system: Sys) -> Json:
+    """The cluster in force, and how many runs are where."""
+    return Json(system.cluster.public())
+
+
+@router.post("/cluster/detect")
+def detect(system: Sys, actor: Who, body: ClusterDetect | None = None) -> Json:
+    """Detects now; a preferred type overrides what is found, null goes back to detection."""
+    asked = body or ClusterDetect()
+    keep = "preferred_type" not in asked.model_fields_set
+    system.cluster.detect(actor, asked.preferred_type, keep_preference=keep)
+    return Json(system.cluster.public())
+
+
+@router.post("/cluster")
+def set_by_hand(system: Sys, actor: Who, body: ClusterSet) -> Json:
+    """Sets fields by hand."""
+    system.cluster.set(body.model_dump(exclude_unset=True), actor)
+    return Json(system.cluster.public())

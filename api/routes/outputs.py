@@ -1,0 +1,103 @@
+"""What runs leave: logs, metrics, artifacts."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.responses import FileResponse
+
+from api.answers import Json, dumps
+from api.deps import OnceOnly, Sys
+from orchestrator import metrics, outputs, runs
+from orchestrator.models import Run
+from orchestrator.rundir import RunDir
+from orchestrator.shapes import MetricRows
+from orchestrator.states import RunStatus
+from orchestrator.wiring import System
+
+router = APIRouter(tags=["outputs"])
+LOG_LOOK = 0.25
+FIRST_BYTES = 2**20
+
+
+def _run(system: System, run_id: str) -> Run:
+    with system.db.read() as session:
+        return runs.get(session, run_id)
+
+
+def _log(system: System, run: Run, attempt: int | None = None) -> Path:
+    return RunDir(system.settings.runs_dir, run.id).attempt(attempt or run.attempt).log
+
+
+@router.get("/runs/{run_id}/logs")
+def logs(
+    system: Sys,
+    run_id: str,
+    offset: Annotated[int, Query(description="A byte offset; negative: from the end.")] = -10_000,
+    limit: Annotated[int, Query(ge=1, description="Bytes, at most 100 KiB.")] = 10_000,
+    attempt: Annotated[int | None, Query(ge=1, description="Which attempt; without: the latest.")] = None,
+) -> Json:
+    """A part of the command's output."""
+    found = outputs.log_page(_log(system, _run(system, run_id), attempt), offset, limit)
+    return Json(found.__dict__)
+
+
+@router.get("/runs/{run_id}/logs/stream", response_class=EventSourceResponse)
+async def log_stream(request: Request, system: Sys, run_id: str) -> AsyncIterator[ServerSentEvent]:
+    """The output as it grows: ``initial`` (its last MiB), ``delta``, ``done`` with the status."""
+    run = await run_in_threadpool(_run, system, run_id)
+    attempt, position, word = run.attempt, -FIRST_BYTES, "initial"
+    while not request.app.state.commits.closing:
+        run = await run_in_threadpool(_run, system, run_id)
+        over = RunStatus(run.status).terminal
+        if run.attempt != attempt:
+            attempt, position = run.attempt, 0
+        found = await run_in_threadpool(outputs.log_page, _log(system, run), position, outputs.MAX_PAGE)
+        partial = not over and not found.has_more_after and found.content.endswith("\ufffd")
+        if (found.content and not partial) or word == "initial":
+            text = "" if partial else found.content
+            yield _message({"type": word, "content": text, "offset": found.offset})
+            position, word = found.offset if partial else found.next_offset, "delta"
+        if over and not found.has_more_after:
+            yield _message({"type": "done", "status": run.status})
+            return
+        if not found.has_more_after:
+            await asyncio.sleep(LOG_LOOK)
+
+
+def _message(content: dict[str, object]) -> ServerSentEvent:
+    return ServerSentEvent(raw_data=dumps(content).decode())
+
+
+@router.post("/runs/{run_id}/metrics")
+def append_metrics(run_id: str, body: MetricRows, once: OnceOnly) -> Json:
+    """Adds rows to the run's metrics."""
+    return once(lambda session: {"appended": metrics.append(session, runs.get(session, run_id).id, body.rows)})
+
+
+@router.get("/runs/{run_id}/metrics")
+def show_metrics(system: Sys, run_id: str) -> Json:
+    """Series, keys and last values; {} before there are any."""
+    with system.db.read() as session:
+        return Json(metrics.public(session, runs.get(session, run_id).id))
+
+
+@router.get("/runs/{run_id}/artifacts")
+def list_artifacts(system: Sys, run_id: str) -> Json:
+    """What the run left in $ORC_ARTIFACTS_DIR."""
+    run = _run(system, run_id)
+    folder = RunDir(system.settings.runs_dir, run.id).artifacts
+    return Json(outputs.artifacts(folder, run.wandb_dir, system.settings.max_artifact_listing))
+
+
+@router.get("/runs/{run_id}/artifacts/{name:path}")
+def get_artifact(system: Sys, run_id: str, name: str) -> FileResponse:
+    """An artifact's bytes; ranges are served."""
+    run = _run(system, run_id)
+    path = outputs.artifact(RunDir(system.settings.runs_dir, run.id).artifacts, name)
+    headers = {"Content-Security-Policy": "sandbox; default-src 'none'"}
+    return FileResponse(path, media_type=outputs.media_type(path), headers=headers)

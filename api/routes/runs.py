@@ -1,0 +1,120 @@
+"""Runs: made, listed, changed, moved."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from api.answers import Json, page
+from api.deps import Before, Limit, OnceOnly, Sys, Who
+from orchestrator import runs
+from orchestrator.models import Run
+from orchestrator.rundir import wrapper_text
+from orchestrator.shapes import RunCreate, RunReport, RunRerun, RunUpdate
+from orchestrator.states import RunStatus
+
+router = APIRouter(tags=["runs"])
+
+
+def acted(message: str, run: Run) -> dict[str, object]:
+    """The answer to an action: what was done, and the run as it is now."""
+    return {"message": message, **runs.public(run)}
+
+
+@router.post("/runs")
+def create(system: Sys, actor: Who, body: RunCreate, once: OnceOnly) -> Json:
+    """Makes a run; with ``auto_start`` it is queued at once."""
+    draft = system.checks.draft(body)
+    if body.dry_run:
+        return Json(runs.preview(draft, wrapper_text()))
+    return once(lambda session: runs.public(runs.create(session, system.checks, draft, actor)))
+
+
+@router.get("/runs")
+def listing(
+    request: Request,
+    system: Sys,
+    archived: bool = False,
+    limit: Limit = 100,
+    before: Before = None,
+    status: Annotated[list[RunStatus] | None, Query()] = None,
+    sweep_id: str | None = None,
+    plan_id: str | None = None,
+    tag: str | None = None,
+) -> Json:
+    """Runs, newest first."""
+    wanted = runs.Filter(archived, [str(s) for s in status or ()], sweep_id, plan_id, tag, before, limit)
+    with system.db.read() as session:
+        found = runs.listing(session, wanted)
+    return page(request, [runs.public(run) for run in found], limit, found[-1].seq if found else None)
+
+
+@router.get("/runs/{run_id}")
+def show(system: Sys, run_id: str) -> Json:
+    """One run, with its metrics once there are any."""
+    with system.db.read() as session:
+        return Json(runs.detail(session, run_id))
+
+
+@router.put("/runs/{run_id}")
+def update(system: Sys, actor: Who, run_id: str, body: RunUpdate) -> Json:
+    """Changes name, command, workdir."""
+    return Json(system.db.write(lambda s: runs.public(runs.update(s, system.checks, run_id, body, actor))))
+
+
+@router.post("/runs/{run_id}/queue")
+def queue(system: Sys, actor: Who, run_id: str) -> Json:
+    """ready → queued."""
+    found = system.db.write(lambda session: runs.queue(session, run_id, actor, allow_queued=False))
+    return Json(acted("Run queued", found))
+
+
+@router.post("/runs/{run_id}/start")
+def start(system: Sys, actor: Who, run_id: str) -> Json:
+    """ready or queued → starts as soon as there is room."""
+    found = system.db.write(lambda session: runs.queue(session, run_id, actor, allow_queued=True))
+    return Json(acted("Run started", found))
+
+
+@router.post("/runs/{run_id}/stop")
+def stop(system: Sys, actor: Who, run_id: str) -> Json:
+    """Asks a run to end: TERM, a grace, KILL, for its whole process tree."""
+    found = system.db.write(lambda session: runs.stop(session, run_id, actor))
+    message = "Run stopped" if RunStatus(found.status).terminal else "Run is being stopped"
+    return Json(acted(message, found))
+
+
+@router.post("/runs/{run_id}/rerun")
+def rerun(system: Sys, actor: Who, run_id: str, once: OnceOnly, body: RunRerun | None = None) -> Json:
+    """A new run like this one."""
+    with system.db.read() as session:
+        source = runs.get(session, run_id)
+    draft = runs.rerun_draft(system.checks, source, body or RunRerun())
+    return once(lambda session: runs.public(runs.create(session, system.checks, draft, actor)))
+
+
+@router.post("/runs/{run_id}/archive")
+def archive(system: Sys, actor: Who, run_id: str) -> Json:
+    """Hides a run from lists."""
+    found = system.db.write(lambda session: runs.archive(session, run_id, actor, archived=True))
+    return Json({"message": "Run archived", "run": runs.public(found)})
+
+
+@router.post("/runs/{run_id}/unarchive")
+def unarchive(system: Sys, actor: Who, run_id: str) -> Json:
+    """Shows it again."""
+    found = system.db.write(lambda session: runs.archive(session, run_id, actor, archived=False))
+    return Json({"message": "Run unarchived", "run": runs.public(found)})
+
+
+@router.post("/runs/{run_id}/status")
+def report(system: Sys, actor: Who, run_id: str, body: RunReport) -> Json:
+    """What a job-side helper says: evidence, weighed with the rest."""
+    found = system.db.write(lambda session: runs.report(session, run_id, body, actor))
+    return Json(acted("Status noted as evidence", found))
+
+
+@router.post("/runs/{run_id}/add-to-sweep")
+def add_to_sweep(system: Sys, actor: Who, run_id: str, sweep_id: str) -> Json:
+    """Puts a run into a sweep."""
+    found = system.db.write(lambda session: runs.add_to_sweep(session, run_id, sweep_id, actor))
+    return Json(acted(f"Run {run_id} added to sweep {sweep_id}", found))

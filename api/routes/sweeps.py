@@ -1,0 +1,82 @@
+"""Sweeps."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from api.answers import Json, page
+from api.deps import Before, Limit, OnceOnly, Sys, Who
+from orchestrator import runs, sweeps
+from orchestrator.shapes import RunRerun, SweepCreate, SweepRunCreate, SweepUpdate, SweepWild
+
+router = APIRouter(tags=["sweeps"])
+
+
+@router.post("/sweeps/wild")
+def wild(actor: Who, body: SweepWild, once: OnceOnly) -> Json:
+    """An empty tracking sweep."""
+    return once(lambda session: sweeps.public(session, [sweeps.create_wild(session, body, actor)])[0])
+
+
+@router.post("/sweeps")
+def create(system: Sys, actor: Who, body: SweepCreate, once: OnceOnly) -> Json:
+    """A sweep with one run per configuration of its grid."""
+    draft = sweeps.draft(system.checks, body, system.settings.max_sweep_runs)
+    return once(lambda session: sweeps.public(session, [sweeps.create(session, system.checks, draft, actor)])[0])
+
+
+@router.get("/sweeps")
+def listing(
+    request: Request, system: Sys, limit: Limit = 100, before: Before = None, plan_id: str | None = None
+) -> Json:
+    """Sweeps, newest first."""
+    with system.db.read() as session:
+        found = sweeps.listing(session, limit, before, plan_id)
+        return page(request, sweeps.public(session, found), limit, found[-1].seq if found else None)
+
+
+@router.get("/sweeps/{sweep_id}")
+def show(system: Sys, sweep_id: str) -> Json:
+    """One sweep with its progress."""
+    with system.db.read() as session:
+        return Json(sweeps.detail(session, sweep_id))
+
+
+@router.put("/sweeps/{sweep_id}")
+def update(system: Sys, actor: Who, sweep_id: str, body: SweepUpdate) -> Json:
+    """Changes a sweep; its grid only while it has no runs."""
+    limit = system.settings.max_sweep_runs
+    system.db.write(lambda session: sweeps.update(session, sweep_id, body, limit, actor))
+    return show(system, sweep_id)
+
+
+@router.post("/sweeps/{sweep_id}/start")
+def start(system: Sys, actor: Who, sweep_id: str, parallel: Annotated[int | None, Query(ge=1)] = None) -> Json:
+    """Queues every ready run; ``parallel`` of them are kept going until all are done."""
+    count = system.db.write(lambda session: sweeps.start(session, sweep_id, parallel, actor))
+    return Json({"message": f"{count} run(s) queued", "sweep_id": sweep_id, "queued": count})
+
+
+@router.post("/sweeps/{sweep_id}/stop")
+def stop(system: Sys, actor: Who, sweep_id: str) -> Json:
+    """Asks every run of the sweep that is not over to stop."""
+    count = system.db.write(lambda session: sweeps.stop(session, sweep_id, actor))
+    return Json({"message": f"{count} run(s) asked to stop", "sweep_id": sweep_id, "stopping": count})
+
+
+@router.post("/sweeps/{sweep_id}/rerun-failed")
+def rerun_failed(system: Sys, actor: Who, sweep_id: str, once: OnceOnly, body: RunRerun | None = None) -> Json:
+    """A new run for each failed or stopped one that nobody has run again."""
+    with system.db.read() as session:
+        failed = sweeps.failed_runs(session, sweep_id)
+    again = body or RunRerun(auto_start=True)
+    drafts = [runs.rerun_draft(system.checks, run, again) for run in failed]
+    return once(lambda session: [runs.public(runs.create(session, system.checks, draft, actor)) for draft in drafts])
+
+
+@router.post("/sweeps/{sweep_id}/runs")
+def add_run(system: Sys, actor: Who, sweep_id: str, body: SweepRunCreate, once: OnceOnly) -> Json:
+    """Makes a run in this sweep."""
+    bound = body.model_copy(update={"sweep_id": sweep_id})
+    draft = system.checks.draft(bound, body.sweep_params)
+    return once(lambda session: runs.public(runs.create(session, system.checks, draft, actor)))

@@ -1,0 +1,40 @@
+"""Tells waiting streams that something was committed."""
+
+import asyncio
+
+
+class Commits:
+    """Set from the writer's thread, awaited by streams. A waiter costs no thread."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._event = asyncio.Event()
+        self.closing = False
+
+    def attach(self) -> None:
+        """Belongs to the running loop from now on."""
+        self._loop = asyncio.get_running_loop()
+
+    def notify(self) -> None:
+        """Something was committed (called from any thread)."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._fire)
+
+    def close(self) -> None:
+        """Streams end."""
+        self.closing = True
+        self._fire()
+
+    def _fire(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        """Until the next commit, at most so long."""
+        event = self._event
+        if self.closing:
+            return
+        try:
+            await asyncio.wait_for(event.wait(), seconds)
+        except TimeoutError:
+            return

@@ -1,0 +1,106 @@
+"""The cluster in force: detected or set by hand, stored, detected again when asked and when its answer changes."""
+
+import time
+from typing import Any
+
+from sqlmodel import Session, col, func, select
+
+from orchestrator.db import Database
+from orchestrator.detect import LABELS, ClusterType, Detected, detect
+from orchestrator.executors.gpus import GpuReader, own_visible_devices
+from orchestrator.journal import SERVICE, Actor, change
+from orchestrator.models import Cluster, Run
+
+SUMMARY = ("running", "launching", "queued", "ready", "failed", "finished")
+
+
+class ClusterService:
+    """Knows what the machine is."""
+
+    def __init__(self, db: Database, reader: GpuReader, deadline: float) -> None:
+        self._db = db
+        self._reader = reader
+        self._deadline = deadline
+
+    def current(self) -> Cluster:
+        """The cluster in force; type "unknown" before the first detection."""
+        with self._db.read() as session:
+            return session.get(Cluster, 1) or Cluster()
+
+    def known(self) -> Cluster:
+        """The cluster in force, detected now if it never was."""
+        found = self.current()
+        return self.detect() if found.source == "unset" else found
+
+    def detect(
+        self, actor: Actor = SERVICE, preferred: ClusterType | None = None, *, keep_preference: bool = True
+    ) -> Cluster:
+        """Looks now and stores what was seen. A preferred type overrides what was detected."""
+        seen = detect(self._deadline, self._reader.read, own_visible_devices())
+        return self._db.write(lambda session: store(session, seen, actor, preferred, keep_preference=keep_preference))
+
+    def set(self, fields: dict[str, Any], actor: Actor) -> Cluster:
+        """Sets fields by hand."""
+
+        def write(session: Session) -> Cluster:
+            cluster = _row(session)
+            values = {"source": "manual", **fields, "updated_at": time.time()}
+            if fields.get("type") is not None:
+                values["preferred_type"] = fields["type"]
+            change(session, cluster, actor, "cluster.set", "cluster", values)
+            return cluster
+
+        return self._db.write(write)
+
+    def public(self) -> dict[str, Any]:
+        """The wire's answer: the cluster, and how many runs are where."""
+        with self._db.read() as session:
+            return {"cluster": public_cluster(session.get(Cluster, 1) or Cluster()), "run_summary": summary(session)}
+
+
+def _row(session: Session) -> Cluster:
+    found = session.get(Cluster, 1)
+    if found is None:
+        found = Cluster()
+        session.add(found)
+        session.flush()
+    return found
+
+
+def store(
+    session: Session, seen: Detected, actor: Actor, preferred: ClusterType | None, *, keep_preference: bool
+) -> Cluster:
+    """Stores a detection; an event tells what changed, if anything but the time did."""
+    cluster = _row(session)
+    if preferred is None and keep_preference:
+        preferred = cluster.preferred_type  # type: ignore[assignment]  # the column holds nothing else
+    fields = {
+        "type": preferred or seen.type,
+        "status": seen.status,
+        "source": "manual" if preferred else "detected",
+        "preferred_type": preferred,
+        "head_node": seen.head_node,
+        "node_count": seen.node_count,
+        "gpu_count": 0 if preferred == "cpu_only" else seen.gpu_count,
+        "notes": seen.notes,
+        "confidence": 1.0 if preferred else seen.confidence,
+    }
+    change(session, cluster, actor, "cluster.detected", "cluster", fields)
+    cluster.details = seen.details
+    cluster.last_detected_at = cluster.updated_at = time.time()
+    session.add(cluster)
+    return cluster
+
+
+def public_cluster(cluster: Cluster) -> dict[str, Any]:
+    """A cluster as the wire shows it."""
+    label, description = LABELS.get(cluster.type, LABELS["unknown"])
+    return cluster.model_dump(exclude={"id"}) | {"label": label, "description": description}
+
+
+def summary(session: Session) -> dict[str, int]:
+    """How many runs (archived ones left out) are in which status."""
+    counts = dict(
+        session.exec(select(Run.status, func.count()).where(col(Run.is_archived).is_(False)).group_by(Run.status)).all()
+    )
+    return {"total": sum(counts.values()), **{name: counts.get(name, 0) for name in SUMMARY}}

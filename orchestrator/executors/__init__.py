@@ -1,0 +1,1 @@
+"""What executes runs: each executor behind the protocol of ``base``."""

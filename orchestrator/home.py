@@ -1,0 +1,89 @@
+"""The files of $ORC_HOME that client and server share: the token, server.json, the Unix socket's place.
+
+Standard library only: the ``orc`` command reads them at each start.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SOCKET_NAME_LIMIT = 107  # bytes in sockaddr_un.sun_path, less the final NUL (man 7 unix)
+
+
+def default_home() -> Path:
+    """``$ORC_HOME``, or ``~/.orc``."""
+    return Path(os.environ.get("ORC_HOME") or Path.home() / ".orc").expanduser().absolute()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner can read (0600), whole or not at all."""
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def make_home(home: Path) -> None:
+    """Makes the folder, readable by its owner alone."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def ensure_token(home: Path) -> str:
+    """The first admin token of ``home``, made at first use (0600)."""
+    make_home(home)
+    path = home / "token"
+    if not path.exists():
+        fd, temporary = tempfile.mkstemp(dir=home, prefix=".token.")
+        with os.fdopen(fd, "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+        try:  # link, not rename: of two first starts at once, one token wins and both read it
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        finally:
+            Path(temporary).unlink()
+    return read_token(home)
+
+
+def read_token(home: Path) -> str:
+    """The token that a client sends: ``ORC_TOKEN_FILE``'s, ``ORC_TOKEN``, or home's own. Never from argv."""
+    if named := os.environ.get("ORC_TOKEN_FILE"):
+        return Path(named).read_text().strip()
+    return os.environ.get("ORC_TOKEN") or (home / "token").read_text().strip()
+
+
+def socket_path(home: Path) -> Path:
+    """Where the server of ``home`` listens: under XDG_RUNTIME_DIR where that is, else in home.
+
+    Named by a hash of home, so that two servers of one user never collide. Raises ValueError
+    where no name fits a socket address (107 bytes).
+    """
+    name = f"orc-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}.sock"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    folders = [Path(runtime)] if runtime and os.access(runtime, os.W_OK) else []
+    for folder in [*folders, home]:
+        if len(os.fsencode(folder / name)) <= SOCKET_NAME_LIMIT:
+            return folder / name
+    raise ValueError(
+        f"A Unix socket's path has {SOCKET_NAME_LIMIT} bytes and {home / name} has more: "
+        "set XDG_RUNTIME_DIR, or a shorter ORC_HOME."
+    )
+
+
+def read_server_file(home: Path) -> dict[str, Any] | None:
+    """What server.json says, or None where there is none (or half a one)."""
+    try:
+        found = json.loads((home / "server.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,441 @@
+"""Runs beside the job: claim, start record, log, signals, exit record.
+
+One file, standard library only, Python >= 3.6, started as ``python -I -S job.py RUN_DIR ATTEMPT``. It knows
+nothing but the run directory (docs/run-directory.md). Nothing is imported before the command starts that is
+not needed for that: this costs every job.
+"""
+
+import os
+import signal
+import sys
+import time
+
+WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+RECORD_BYTES = 4096  # reserved for the exit record at the start, so that a full disk cannot swallow it
+LONGEST_SAMPLE = 1.0
+KILL_SPACING = 0.05
+
+
+def main(argv: "list[str]") -> int:
+    """Executes one attempt of one run, if nobody else has. Returns job.py's own exit status."""
+    run_dir, attempt = argv[1], int(argv[2])
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    folder = os.path.join(run_dir, "attempts", str(attempt))
+    if not claim(folder):
+        sys.stderr.write("This attempt is claimed by another job: nothing to do.\n")
+        return 0
+    settings, env = read_launch(os.path.join(folder, "launch"))
+    job = Job(run_dir, folder, attempt, settings, env)
+    job.reserve()
+    if settings.get("subreaper") == "1":
+        become_subreaper()
+    try:
+        job.start()
+    except (OSError, ValueError) as error:
+        job.refuse(error)
+        return 1
+    job.watch()
+    job.finish()
+    return 0
+
+
+def claim(folder: str) -> bool:
+    """Makes ``claim`` with its whole content, or finds that it exists: link(2) is atomic on NFS too."""
+    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    text = "pid={}\nstart_ticks={}\nboot={}\nhost={}\nat={}\njob_id={}\nrestart={}\n".format(
+        os.getpid(), start_ticks(os.getpid()), boot(), os.uname().nodename, time.time(),
+        os.environ.get("SLURM_JOB_ID", ""), restart,
+    )
+    mine = os.path.join(folder, "claim.{}.{}".format(os.uname().nodename, os.getpid()))
+    fd = os.open(mine, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    os.write(fd, text.encode())
+    os.close(fd)
+    try:
+        os.link(mine, os.path.join(folder, "claim"))
+        return True
+    except FileExistsError:
+        # An NFS server may have made the link and lost its answer: the link count tells.
+        return os.stat(mine).st_nlink == 2
+    finally:
+        os.unlink(mine)
+
+
+def read_launch(path: str) -> "tuple[dict[str, str], dict[bytes, bytes]]":
+    """The launch file: NUL-separated records; ``env:NAME=value`` for the environment, ``name=value`` for job.py."""
+    with open(path, "rb") as file:
+        records = file.read().split(b"\0")
+    settings, env = {}, {}
+    for record in records:
+        name, equals, value = record.partition(b"=")
+        if not equals:
+            continue
+        if name.startswith(b"env:"):
+            env[name[4:]] = value
+        else:
+            settings[name.decode()] = os.fsdecode(value)
+    return settings, env
+
+
+def become_subreaper() -> None:
+    """Orphans of the run become children of job.py: double-forked and setsid ones too (man 2 prctl)."""
+    import ctypes
+
+    if ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def boot() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def stat_fields(pid: "int | str") -> "list[bytes] | None":
+    """/proc/PID/stat from the third field on (the name before may hold anything), or None."""
+    try:
+        with open("/proc/{}/stat".format(pid), "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    return text[text.rindex(b")") + 2 :].split()
+
+
+def start_ticks(pid: int) -> int:
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields else 0
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for memory since the boot."""
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            for line in file:
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def children(pid: int) -> "list[int] | None":
+    """PIDs of the direct children, or None where the kernel has no such file (CONFIG_PROC_CHILDREN)."""
+    found = []
+    try:
+        for thread in os.listdir("/proc/{}/task".format(pid)):
+            with open("/proc/{}/task/{}/children".format(pid, thread)) as file:
+                found += [int(child) for child in file.read().split()]
+    except FileNotFoundError:
+        return found if os.path.exists("/proc/self/task/{}/children".format(os.getpid())) else None
+    except OSError:
+        pass
+    return found
+
+
+def tree(root: int) -> "list[int]":
+    """Living processes below ``root`` (zombies left out)."""
+    if children(root) is None:
+        return scanned_tree(root)
+    found, todo = [], [root]
+    while todo:
+        below = children(todo.pop()) or []
+        todo += below
+        found += below
+    return [pid for pid in found if lives(pid)]
+
+
+def scanned_tree(root: int) -> "list[int]":
+    """The same from every process's parent, for kernels without ``children``."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        fields = stat_fields(name) if name.isdigit() else None
+        if fields:
+            parents[int(name)] = int(fields[1])
+    found = {root}
+    grown = True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in found and pid not in found}
+        found |= more
+        grown = bool(more)
+    return [pid for pid in found if pid != root and lives(pid)]
+
+
+def lives(pid: int) -> bool:
+    fields = stat_fields(pid)
+    return fields is not None and fields[0] not in (b"Z", b"X")
+
+
+def memory_of(pids: "list[int]") -> int:
+    """Resident bytes of these processes together (shared pages count in each, as in Slurm's own gathering)."""
+    pages = 0
+    for pid in pids:
+        try:
+            with open("/proc/{}/statm".format(pid), "rb") as file:
+                pages += int(file.read().split()[1])
+        except (OSError, IndexError):
+            pass
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class Job:
+    """One attempt, from its claim to its exit record."""
+
+    def __init__(
+        self, run_dir: str, folder: str, attempt: int, settings: "dict[str, str]", env: "dict[bytes, bytes]"
+    ) -> None:
+        self.run_dir = run_dir
+        self.folder = folder
+        self.attempt = attempt
+        self.settings = settings
+        self.env = env
+        self.pid = 0
+        self.status = None  # type: int | None
+        self.stopped = False
+        self.timed_out = False
+        self.kill_at = None  # type: float | None
+        self.peak = 0
+        self.clock = 0.0
+        self.started_at = 0.0
+        self.ended_at = 0.0
+        self.ooms = oom_kills()
+        limit = settings.get("time_limit")
+        self.limit = float(limit) if limit else None
+        self.grace = float(settings.get("grace", "10"))
+
+    # -- records ---------------------------------------------------------------------------------------------------
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    def reserve(self) -> None:
+        """Takes the disk blocks of the exit record now, while there are some."""
+        fd = os.open(self.path("exit.json.tmp"), os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        try:
+            os.write(fd, b" " * RECORD_BYTES)
+        except OSError:
+            pass  # it is tried again at the end
+        os.close(fd)
+
+    def write_exit(self, record: "dict[str, object]") -> None:
+        """Writes exit.json, whole or not at all; waits for room on a full disk for up to ten minutes."""
+        import json
+
+        text = json.dumps(record).encode()
+        deadline = time.time() + 600
+        while True:
+            try:
+                fd = os.open(self.path("exit.json.tmp"), os.O_CREAT | os.O_WRONLY, 0o600)
+                try:
+                    os.write(fd, text + b" " * max(0, RECORD_BYTES - len(text)))
+                    os.ftruncate(fd, len(text))
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                os.rename(self.path("exit.json.tmp"), self.path("exit.json"))
+                return
+            except OSError as error:
+                if time.time() > deadline or not os.path.isdir(self.folder):
+                    sys.stderr.write("exit.json could not be written: {}\n".format(error))
+                    return
+                time.sleep(1)
+
+    def write_started(self) -> None:
+        import json
+
+        record = {
+            "attempt": self.attempt, "started_at": self.started_at, "host": os.uname().nodename, "boot": boot(),
+            "pid": os.getpid(), "start_ticks": start_ticks(os.getpid()),
+            "command_pid": self.pid, "command_start_ticks": start_ticks(self.pid),
+            "gpus": json.loads(os.environ.get("ORC_GPUS", "[]")),
+        }
+        try:
+            with open(self.path("started.json.tmp"), "w") as file:
+                json.dump(record, file)
+            os.rename(self.path("started.json.tmp"), self.path("started.json"))
+        except OSError as error:  # the run goes on; the claim tells that it started
+            sys.stderr.write("started.json could not be written: {}\n".format(error))
+
+    # -- the command -----------------------------------------------------------------------------------------------
+
+    def environment(self) -> "dict[bytes, bytes]":
+        """The launch file's, with what the allocation gave to this very process (GPUs)."""
+        env = dict(self.env)
+        for name, value in os.environb.items():
+            if name.startswith(b"ORC_ALLOC_"):
+                env[name[len(b"ORC_ALLOC_"):]] = value
+        return env
+
+    def start(self) -> None:
+        """Starts the command in a session of its own, its output into the log."""
+        log = os.open(self.path("output.log"), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        nothing = os.open("/dev/null", os.O_RDONLY)
+        shell = self.settings.get("shell", "/bin/bash")
+        argv = [shell, "--noprofile", "--norc", os.path.join(self.run_dir, "wrapper.sh")]
+        os.chdir(self.settings.get("workdir") or self.run_dir)
+        self.started_at = time.time()
+        self.clock = time.monotonic()
+        self.pid = spawn(argv, self.environment(), nothing, log)
+        os.close(log)
+        os.close(nothing)
+        os.chdir("/")
+        self.write_started()
+
+    def refuse(self, error: Exception) -> None:
+        """The command could not even be started."""
+        reason = "BAD_WORKDIR" if isinstance(error, OSError) and self.pid == 0 and not self.workdir_ok() else None
+        self.write_exit({
+            "attempt": self.attempt, "code": None, "signal": None, "ended_at": time.time(), "reason": reason,
+            "error": "The command could not be started: {}".format(error),
+        })
+        self.release()
+
+    def workdir_ok(self) -> bool:
+        return os.path.isdir(self.settings.get("workdir") or self.run_dir)
+
+    # -- watching --------------------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Until the command and everything that it started have ended."""
+        spacing = 0.02
+        sample_at = self.clock + spacing
+        while True:
+            now = time.monotonic()
+            if self.limit is not None and self.status is None and now - self.clock >= self.limit:
+                self.timed_out = True
+                self.terminate(now)
+            if self.kill_at is not None and now >= self.kill_at:
+                signal_all(tree(os.getpid()), signal.SIGKILL)
+                self.kill_at = now + KILL_SPACING
+            if now >= sample_at:
+                self.peak = max(self.peak, memory_of(tree(os.getpid())))
+                spacing = min(LONGEST_SAMPLE, spacing * 1.5)
+                sample_at = now + spacing
+            got = signal.sigtimedwait(WATCHED, max(0.0, self.next_look(sample_at) - time.monotonic()))
+            if got is not None and got.si_signo in STOPPING:
+                self.stopped = True
+                self.terminate(time.monotonic())
+            self.reap()
+            if self.status is not None and not self.leftovers():
+                return
+
+    def next_look(self, sample_at: float) -> float:
+        looks = [sample_at]
+        if self.limit is not None and self.status is None and self.kill_at is None:
+            looks.append(self.clock + self.limit)
+        if self.kill_at is not None:
+            looks.append(self.kill_at)
+        return min(looks)
+
+    def terminate(self, now: float) -> None:
+        """TERM to the whole tree, once; KILL follows after the grace."""
+        if self.kill_at is None:
+            signal_all(tree(os.getpid()), signal.SIGTERM)
+            signal_all(tree(os.getpid()), signal.SIGCONT)
+            self.kill_at = now + self.grace
+
+    def leftovers(self) -> "list[int]":
+        """What the command left running is ended with it, as Slurm does."""
+        left = tree(os.getpid())
+        if left:
+            self.terminate(time.monotonic())
+        return left
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.pid:
+                self.status = status
+                self.ended_at = time.time()
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        import resource
+
+        assert self.status is not None
+        killed = os.WIFSIGNALED(self.status)
+        code = None if killed else os.WEXITSTATUS(self.status)
+        number = os.WTERMSIG(self.status) if killed else None
+        largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        cgroup_peak = self.cgroup_peak()
+        by_kill = (number == 9 or code == 137) and not self.stopped and not self.timed_out
+        self.write_exit({
+            "attempt": self.attempt, "code": code, "signal": number, "started_at": self.started_at,
+            "ended_at": self.ended_at, "stopped": self.stopped, "timed_out": self.timed_out,
+            "peak_memory_bytes": cgroup_peak or max(self.peak, largest),
+            "memory_source": "cgroup" if cgroup_peak else "sampled",
+            "oom_kills": oom_kills() - self.ooms if by_kill else 0,
+        })
+        self.release()
+
+    def cgroup_peak(self) -> "int | None":
+        """memory.peak of the job's own cgroup (v2), where it has one apart from its launcher's."""
+        try:
+            with open("/proc/self/cgroup") as file:
+                line = file.read().strip().splitlines()[-1]
+            if not line.startswith("0::") or line == self.settings.get("launcher_cgroup", line):
+                return None
+            with open("/sys/fs/cgroup{}/memory.peak".format(line[3:])) as file:
+                return int(file.read())
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def release(self) -> None:
+        """Lets the GPU leases go, then wakes who waits by taking the notes away (docs/gpu-leases.md)."""
+        for fd in os.environ.get("ORC_LEASE_FDS", "").split(","):
+            if fd:
+                os.close(int(fd))
+        for note in os.environ.get("ORC_LEASE_NOTES", "").split(":"):
+            if note:
+                try:
+                    os.unlink(note)
+                except OSError:
+                    pass  # another has tidied it up
+
+
+def spawn(argv: "list[str]", env: "dict[bytes, bytes]", stdin: int, output: int) -> int:
+    """A new session with clean signals (Python ignores SIGPIPE and SIGXFSZ; a command must not inherit that)."""
+    default = [signal.SIGPIPE, signal.SIGXFSZ] + list(STOPPING)
+    if hasattr(os, "posix_spawn"):
+        actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
+        try:
+            return os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=[],
+                                  setsigdef=default)
+        except NotImplementedError:
+            pass  # an old C library has no setsid there
+    return fork_spawn(argv, env, stdin, output, default)
+
+
+def fork_spawn(
+    argv: "list[str]", env: "dict[bytes, bytes]", stdin: int, output: int, default: "list[signal.Signals]"
+) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        os.dup2(stdin, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        for number in default:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.execve(argv[0], argv, env)
+    finally:
+        os._exit(127)
+
+
+def signal_all(pids: "list[int]", number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except OSError:
+            pass  # it ended meanwhile
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,142 @@
+"""Processes of this machine, told apart for good: a PID with its start time and the machine's boot.
+
+Source: proc(5). Linux only.
+"""
+
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def boot_id() -> str:
+    """This boot of the kernel; PIDs and start times of another boot mean nothing here."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@cache
+def host_name() -> str:
+    """This machine's name, as job.py writes it too."""
+    return socket.gethostname()
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """One process for good. ``start_ticks``: clock ticks since boot (field 22 of /proc/PID/stat)."""
+
+    pid: int
+    start_ticks: int
+    boot: str
+
+    @classmethod
+    def of(cls, pid: int) -> "ProcessId | None":
+        """The process that has this PID now, or None."""
+        stat = read_stat(pid)
+        return None if stat is None else cls(pid, stat.start_ticks, boot_id())
+
+    @classmethod
+    def load(cls, data: dict[str, Any]) -> "ProcessId":
+        """From what ``dump`` made."""
+        return cls(int(data["pid"]), int(data["start_ticks"]), str(data["boot"]))
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    def alive(self) -> bool:
+        """Whether this very process runs still; a zombie does not."""
+        if self.boot != boot_id():
+            return False
+        stat = read_stat(self.pid)
+        return stat is not None and stat.start_ticks == self.start_ticks and stat.state not in "ZX"
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What is used of /proc/PID/stat."""
+
+    pid: int
+    state: str
+    parent: int
+    session: int
+    start_ticks: int
+
+
+def read_stat(pid: int) -> Stat | None:
+    """One process, or None when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes().decode("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name stands in parentheses and may hold anything, a parenthesis too: fields count from the last.
+    fields = text[text.rindex(")") + 2 :].split()
+    return Stat(pid, fields[0], int(fields[1]), int(fields[3]), int(fields[19]))
+
+
+def all_processes() -> list[Stat]:
+    """Every process that this user may see."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208  (names, not paths)
+    return [stat for stat in map(read_stat, pids) if stat is not None]
+
+
+def descendants(roots: Iterable[int], processes: Iterable[Stat]) -> set[int]:
+    """The PIDs below ``roots`` (not themselves)."""
+    children: dict[int, list[int]] = {}
+    for stat in processes:
+        children.setdefault(stat.parent, []).append(stat.pid)
+    found: set[int] = set()
+    todo = list(roots)
+    while todo:
+        for child in children.get(todo.pop(), ()):
+            if child not in found:
+                found.add(child)
+                todo.append(child)
+    return found
+
+
+def marked(variable: str, value: str) -> list[ProcessId]:
+    """Living processes that carry ``variable=value`` in their first environment, and all that they started.
+
+    How a run's processes are found when job.py is dead: they inherit ORC_RUN_ID. Only processes of the
+    same user can be read (and only they can be a run's).
+    """
+    needle = f"{variable}={value}".encode()
+    processes = [stat for stat in all_processes() if stat.state not in "ZX"]
+    roots = {stat.pid for stat in processes if needle in _environment(stat.pid)}
+    pids = roots | descendants(roots, processes)
+    return [ProcessId(stat.pid, stat.start_ticks, boot_id()) for stat in processes if stat.pid in pids]
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def listener_uid(host: str, port: int) -> int | None:
+    """Who listens on a loopback TCP port: the socket's owner in /proc/net/tcp, or None when nobody does."""
+    wildcard = {"0.0.0.0", "::"}  # noqa: S104  (compared, not bound)
+    for table, family in (("/proc/net/tcp", socket.AF_INET), ("/proc/net/tcp6", socket.AF_INET6)):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except FileNotFoundError:
+            continue
+        for line in lines:
+            fields = line.split()
+            address, _, local_port = fields[1].rpartition(":")
+            if fields[3] == "0A" and int(local_port, 16) == port:
+                found = _address(address, family)
+                if found == host or found in wildcard:
+                    return int(fields[7])
+    return None
+
+
+def _address(text: str, family: socket.AddressFamily) -> str:
+    """The kernel writes addresses as host-order 32-bit words."""
+    words = (bytes.fromhex(text[i : i + 8])[::-1] for i in range(0, len(text), 8))
+    return socket.inet_ntop(family, b"".join(words))

@@ -1,0 +1,148 @@
+"""The run directory: every path of a run, what the service writes there and reads back.
+
+The protocol is docs/run-directory.md; ``job.py`` is its other side.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.data import shipped
+from orchestrator.proc import ProcessId
+from orchestrator.states import ExitRecord
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Which process took the attempt."""
+
+    process: ProcessId
+    host: str
+    at: float
+    job_id: str = ""
+    restart: int = 0
+
+
+class RunDir:
+    """One run's directory."""
+
+    def __init__(self, runs_dir: Path, run_id: str) -> None:
+        self.path = runs_dir / run_id
+        self.command = self.path / "command.sh"
+        self.wrapper = self.path / "wrapper.sh"
+        self.artifacts = self.path / "artifacts"
+        self.metrics = self.path / "metrics.jsonl"
+        self.wandb = self.path / "wandb"
+
+    def attempt(self, number: int) -> "AttemptDir":
+        """The directory of one attempt."""
+        return AttemptDir(self.path / "attempts" / str(number))
+
+    def prepare(self, command: str) -> None:
+        """Makes the directory with the command in it; may be done again."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.artifacts.mkdir(exist_ok=True)
+        write_whole(self.command, command if command.endswith("\n") else command + "\n")
+        write_whole(self.wrapper, wrapper_text())
+
+    def standard_env(self, run_id: str, sweep_id: str | None, attempt: int) -> dict[str, str]:
+        """What every run sees, whatever executes it."""
+        env = {
+            "ORC_RUN_ID": run_id,
+            "ORC_RUN_DIR": str(self.path),
+            "ORC_METRICS_FILE": str(self.metrics),
+            "ORC_ARTIFACTS_DIR": str(self.artifacts),
+            "ORC_ATTEMPT": str(attempt),
+            "WANDB_DIR": str(self.path),
+            "WANDB_RUN_ID": run_id,
+        }
+        if sweep_id is not None:
+            env["ORC_SWEEP_ID"] = sweep_id
+        if attempt > 1:
+            env["WANDB_RESUME"] = "allow"
+        return env
+
+
+def wrapper_text() -> str:
+    """The script that bash runs: it makes conda and module work, then reads the command."""
+    return (shipped("slurm_templates") / "wrapper.sh").read_text()
+
+
+class AttemptDir:
+    """What one attempt wrote, read without ever raising for what is not there (yet, or any more)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.launch = path / "launch"
+        self.log = path / "output.log"
+        self.complaints = path / "job.err"
+
+    def prepare(self, settings: dict[str, str], env: dict[str, str]) -> None:
+        """Writes the launch file (0600: the environment may hold secrets)."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        records = [f"{name}={value}" for name, value in settings.items()]
+        records += [f"env:{name}={value}" for name, value in env.items()]
+        write_whole(self.launch, "\0".join(records))
+
+    def claim(self) -> Claim | None:
+        """The claim, or None where nobody has taken the attempt."""
+        try:
+            text = (self.path / "claim").read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        fields = dict(line.partition("=")[::2] for line in text.splitlines())
+        process = ProcessId(int(fields["pid"]), int(fields["start_ticks"]), fields["boot"])
+        return Claim(process, fields["host"], float(fields["at"]), fields.get("job_id", ""), int(fields["restart"]))
+
+    def started(self) -> dict[str, Any] | None:
+        """started.json, or None."""
+        return _read_json(self.path / "started.json")
+
+    def exit(self) -> ExitRecord | None:
+        """The exit record, or None while there is none."""
+        found = _read_json(self.path / "exit.json")
+        if found is None:
+            return None
+        return ExitRecord(**{name: found[name] for name in ExitRecord.__dataclass_fields__ if name in found})
+
+    def complaint(self) -> str:
+        """The end of what job.py itself had to say (2,000 characters), "" for nothing."""
+        try:
+            return self.complaints.read_text(errors="replace")[-2000:].strip()
+        except FileNotFoundError:
+            return ""
+
+    def log_tail(self, size: int) -> str:
+        """The last ``size`` bytes of the log as text."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - size))
+                return file.read().decode("utf-8", "replace")
+        except FileNotFoundError:
+            return ""
+
+
+def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
+    """Writes a file under a temporary name and renames it: a reader sees all of it or none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, mode)
+    with os.fdopen(fd, "wb") as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+    temporary.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the disk that holds ``path``."""
+    return shutil.disk_usage(path).free

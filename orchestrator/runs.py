@@ -1,0 +1,300 @@
+"""Runs: made, changed, asked to stop, run again. Functions of a session; each change with its event."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Text, cast
+from sqlmodel import Session, col, select
+
+from orchestrator import ids, metrics
+from orchestrator.cluster import ClusterService
+from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
+from orchestrator.journal import Actor, change, move, record
+from orchestrator.models import Alert, Dependency, Plan, Run, Sweep
+from orchestrator.settings import Settings
+from orchestrator.shapes import RunCreate, RunReport, RunRerun, RunTerms, RunUpdate
+from orchestrator.states import LIVE, Move, Reason, RunStatus
+from orchestrator.terms import Terms, settle
+
+Row = TypeVar("Row", Sweep, Plan, Run, Alert)
+
+PUBLIC = (
+    *("id", "name", "command", "workdir", "status", "reason", "error", "is_archived", "sweep_id", "sweep_params"),
+    *("plan_id", "parent_run_id", "origin_alert_id", "chat_session_id", "depends_on", "tags", "priority", "created_by"),
+    *("executor", "resources", "env", "gpuwrap_config", "attempt", "gpus", "created_at", "queued_at", "launched_at"),
+    *("started_at", "ended_at", "stopped_at", "exit_code", "signal", "peak_memory_bytes", "run_dir", "wandb_dir"),
+)
+
+
+def public(run: Run) -> dict[str, Any]:
+    """A run as the wire shows it."""
+    shown = {name: getattr(run, name) for name in PUBLIC}
+    shown["stop_requested"] = run.stop_requested_at is not None
+    shown["scheduler"] = {"job_id": _job_id(run)} if run.job else None
+    return shown
+
+
+def _job_id(run: Run) -> str | None:
+    process = (run.job or {}).get("process")
+    return str(process["pid"]) if process else None
+
+
+def get(session: Session, run_id: str) -> Run:
+    """The run. Raises NotFound."""
+    found = session.exec(select(Run).where(col(Run.id) == run_id)).first()
+    if found is None:
+        raise NotFound("run", run_id)
+    return found
+
+
+def detail(session: Session, run_id: str) -> dict[str, Any]:
+    """One run with its metrics, once there are any."""
+    run = get(session, run_id)
+    return public(run) | metrics.public(session, run.id)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which runs to list. ``before``: only those older than this ``seq`` (the cursor)."""
+
+    archived: bool | None = False
+    status: Sequence[str] = ()
+    sweep_id: str | None = None
+    plan_id: str | None = None
+    tag: str | None = None
+    before: int | None = None
+    limit: int = 100
+
+
+def listing(session: Session, wanted: Filter) -> list[Run]:
+    """Runs, newest first."""
+    query = select(Run).order_by(col(Run.seq).desc()).limit(wanted.limit)
+    if wanted.archived is not None:
+        query = query.where(col(Run.is_archived).is_(wanted.archived))
+    if wanted.status:
+        query = query.where(col(Run.status).in_(wanted.status))
+    for column, value in ((Run.sweep_id, wanted.sweep_id), (Run.plan_id, wanted.plan_id)):
+        if value is not None:
+            query = query.where(col(column) == value)
+    if wanted.tag is not None:
+        query = query.where(cast(col(Run.tags), Text).contains(json.dumps(wanted.tag), autoescape=True))
+    if wanted.before is not None:
+        query = query.where(col(Run.seq) < wanted.before)
+    return list(session.exec(query))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A run that has been checked outside the writer: the machine and the file system were asked."""
+
+    body: RunCreate
+    terms: Terms
+    workdir: str
+    sweep_params: dict[str, Any] | None = None
+
+
+class RunChecks:
+    """The slow checks before a run is made: the file system, the cluster."""
+
+    def __init__(self, settings: Settings, cluster: ClusterService) -> None:
+        self._settings = settings
+        self._cluster = cluster
+
+    def draft(self, body: RunCreate, sweep_params: dict[str, Any] | None = None) -> Draft:
+        """A run that can be made. Raises BadInput for what cannot be."""
+        self.command(body.command, "command")
+        return Draft(body, self.terms(body), self.workdir(body.workdir), sweep_params)
+
+    def command(self, text: str, field: str) -> None:
+        """Raises BadInput for a command that is too long."""
+        size, limit = len(text.encode()), self._settings.max_command_bytes
+        if size > limit:
+            raise BadInput(
+                field,
+                f"The command has {size} bytes and the limit is {limit} (max_command_bytes): put it into a script "
+                "file and name that.",
+            )
+
+    def workdir(self, text: str | None) -> str:
+        """The directory to run in, which must exist. Without one: where the server was started."""
+        path = Path(text).expanduser() if text else self._settings.default_workdir
+        if not path.is_absolute():
+            raise BadInput("workdir", f"{text!r} is not absolute: the server cannot know what it is relative to.")
+        if not path.is_dir():
+            raise BadInput("workdir", f"{path} is not a directory on this machine.")
+        if not os.access(path, os.X_OK):
+            raise BadInput("workdir", f"{path} may not be entered by this user.")
+        return str(path)
+
+    def terms(self, body: RunTerms) -> Terms:
+        """What it gets here; the machine is looked at again before it is said that it cannot give that."""
+        try:
+            return settle(body, self._cluster.known(), self._settings.local_cpus)
+        except BadInput:
+            return settle(body, self._cluster.detect(), self._settings.local_cpus)
+
+    def run_dir(self, run_id: str) -> str:
+        """Where a run keeps its files."""
+        return str(self._settings.runs_dir / run_id)
+
+
+def create(session: Session, checks: RunChecks, draft: Draft, actor: Actor) -> Run:
+    """Makes a run: ``queued`` with ``auto_start``, else ``ready``."""
+    body = draft.body
+    sweep = _reference(session, Sweep, "sweep", body.sweep_id)
+    plan = _reference(session, Plan, "plan", body.plan_id)
+    _reference(session, Run, "run", body.parent_run_id)
+    _reference(session, Alert, "alert", body.origin_alert_id)
+    parents = _parents(session, body.depends_on)
+    run_id = ids.run_id()
+    run = Run(
+        id=run_id,
+        name=body.name,
+        command=body.command,
+        workdir=draft.workdir,
+        sweep_id=body.sweep_id,
+        sweep_params=draft.sweep_params,
+        plan_id=plan.id if plan else sweep.plan_id if sweep else None,
+        parent_run_id=body.parent_run_id,
+        origin_alert_id=body.origin_alert_id,
+        chat_session_id=body.chat_session_id or (sweep.chat_session_id if sweep else None),
+        depends_on=[parent.id for parent in parents],
+        created_by=actor,
+        created_at=time.time(),
+        run_dir=checks.run_dir(run_id),
+        **draft.terms.columns,
+    )
+    session.add(run)
+    session.add_all(Dependency(run_id=run.id, parent_id=parent.id) for parent in parents)
+    record(session, actor, "run.created", f"run:{run.id}", run.name, None, _outline(run))
+    if body.auto_start:
+        move(session, run, Move(RunStatus.QUEUED), actor)
+    return run
+
+
+def _outline(run: Run) -> dict[str, Any]:
+    names = ("name", "command", "workdir", "status", "sweep_id", "plan_id", "executor", "resources", "priority")
+    return {name: getattr(run, name) for name in names}
+
+
+def preview(draft: Draft, script: str) -> dict[str, Any]:
+    """What ``create`` would make, for ``dry_run``: nothing is stored."""
+    run = Run(id="", name=draft.body.name, command=draft.body.command, workdir=draft.workdir, **draft.terms.columns)
+    return public(run) | {"id": None, "run_dir": None, "dry_run": True, "script": script}
+
+
+def _reference(session: Session, table: type[Row], kind: str, row_id: str | None) -> Row | None:
+    if row_id is None:
+        return None
+    found = session.exec(select(table).where(col(table.id) == row_id)).first()
+    if found is None:
+        raise NotFound(kind, row_id)
+    return found
+
+
+def _parents(session: Session, parent_ids: Iterable[str]) -> list[Run]:
+    parents = [get(session, parent_id) for parent_id in dict.fromkeys(parent_ids)]
+    for parent in parents:
+        if parent.status in {RunStatus.FAILED, RunStatus.STOPPED}:
+            raise Conflict(f"Run {parent.id} has {parent.status}: what depends on it could never run.")
+    return parents
+
+
+def update(session: Session, checks: RunChecks, run_id: str, body: RunUpdate, actor: Actor) -> Run:
+    """Changes name, command or workdir; what is executing keeps its command."""
+    run = get(session, run_id)
+    fields = body.model_dump(exclude_unset=True, exclude_none=True)
+    if {"command", "workdir"} & set(fields) and (RunStatus(run.status) in LIVE or run.submission_id):
+        raise Conflict(f"Run {run.id} is {run.status}: its command and workdir cannot change now.")
+    if {"command", "workdir"} & set(fields) and RunStatus(run.status).terminal:
+        raise Conflict(f"Run {run.id} has {run.status}: rerun it with another command instead.")
+    if "workdir" in fields:
+        fields["workdir"] = checks.workdir(fields["workdir"])
+    change(session, run, actor, "run.updated", f"run:{run.id}", fields)
+    return run
+
+
+def queue(session: Session, run_id: str, actor: Actor, *, allow_queued: bool) -> Run:
+    """ready → queued. ``allow_queued``: a queued run is fine as it is (/start)."""
+    run = get(session, run_id)
+    if allow_queued and run.status == RunStatus.QUEUED:
+        return run
+    if run.status != RunStatus.READY:
+        raise BadTransition(f"Run {run.id} is {run.status}; only a ready run can be queued.")
+    move(session, run, Move(RunStatus.QUEUED), actor)
+    return run
+
+
+def stop(session: Session, run_id: str, actor: Actor) -> Run:
+    """A recorded wish: what has not been handed over stops at once, the rest when its executor has done it."""
+    run = get(session, run_id)
+    status = RunStatus(run.status)
+    if status is not RunStatus.QUEUED and status not in LIVE:
+        raise BadTransition(f"Run {run.id} is {status}; only a queued, launching or running run can be stopped.")
+    if status is RunStatus.QUEUED and run.submission_id is None:
+        move(session, run, Move(RunStatus.STOPPED, Reason.CANCELLED), actor, "Stopped before it was started.")
+    elif run.stop_requested_at is None:
+        fields = {"stop_requested_at": time.time(), "reason": str(Reason.STOPPING)}
+        change(session, run, actor, "run.stop_requested", f"run:{run.id}", fields)
+    return run
+
+
+def rerun_draft(checks: RunChecks, run: Run, body: RunRerun) -> Draft:
+    """A new run like an old one, with what the body says otherwise."""
+    wrap = body.gpuwrap_config.model_dump() if body.gpuwrap_config else run.gpuwrap_config
+    again = RunCreate.model_validate(
+        {
+            "name": f"{run.name} (Rerun)" if not run.name.endswith(" (Rerun)") else run.name,
+            "command": body.command or run.command,
+            "workdir": run.workdir,
+            "sweep_id": run.sweep_id,
+            "plan_id": run.plan_id,
+            "parent_run_id": run.id,
+            "origin_alert_id": body.origin_alert_id,
+            "chat_session_id": run.chat_session_id,
+            "auto_start": body.auto_start,
+            "resources": body.resources.model_dump(exclude_none=True) if body.resources else run.resources,
+            "env": run.env,
+            "tags": run.tags,
+            "priority": run.priority,
+            "gpuwrap_config": wrap,
+        }
+    )
+    return checks.draft(again, run.sweep_params)
+
+
+def archive(session: Session, run_id: str, actor: Actor, *, archived: bool) -> Run:
+    """Hides a run from lists, or shows it again."""
+    run = get(session, run_id)
+    if archived and (RunStatus(run.status) in LIVE or run.status == RunStatus.QUEUED):
+        raise BadTransition(f"Run {run.id} is {run.status}; stop it before you archive it.")
+    kind = "run.archived" if archived else "run.unarchived"
+    change(session, run, actor, kind, f"run:{run.id}", {"is_archived": archived})
+    return run
+
+
+def report(session: Session, run_id: str, body: RunReport, actor: Actor) -> Run:
+    """What a job-side helper says of a run: kept as evidence, weighed by ``decide``, never written as the status."""
+    run = get(session, run_id)
+    told = body.model_dump(exclude_none=True, exclude={"wandb_dir"}) | {"at": time.time()}
+    fields: dict[str, Any] = {"reported": told}
+    if body.wandb_dir is not None:
+        fields["wandb_dir"] = body.wandb_dir
+    change(session, run, actor, "run.reported", f"run:{run.id}", fields, f"A helper reports {body.status}.")
+    return run
+
+
+def add_to_sweep(session: Session, run_id: str, sweep_id: str, actor: Actor) -> Run:
+    """Puts a run into a sweep, out of the one it was in."""
+    run = get(session, run_id)
+    sweep = _reference(session, Sweep, "sweep", sweep_id)
+    fields: dict[str, Any] = {"sweep_id": sweep_id}
+    if run.plan_id is None and sweep is not None:
+        fields["plan_id"] = sweep.plan_id
+    change(session, run, actor, "run.added_to_sweep", f"run:{run.id}", fields)
+    return run

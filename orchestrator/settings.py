@@ -1,0 +1,100 @@
+"""Settings, by layers; made once, passed in, never a global.
+
+config/default.toml < /etc/orc/config.toml < $ORC_HOME/config.toml < ORC_<NAME>.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from orchestrator import home as home_files
+from orchestrator.data import shipped
+
+SITE_FOLDER = Path("/etc/orc")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="ORC_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=home_files.default_home)
+    database_url: str = ""
+    runs_dir: Path = Path()
+    default_workdir: Path = Field(default_factory=Path.cwd)
+    host: str
+    port: int = Field(ge=0, le=65535)
+    allowed_hosts: list[str]
+
+    stop_grace_seconds: float = Field(gt=0, le=3600)
+    idle_exit_seconds: float = Field(gt=0)
+    probe_deadline_seconds: float = Field(gt=0, le=600)
+    redetect_seconds: float = Field(ge=1)
+
+    local_cpus: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1)
+    gpu_lease_dir: Path | None = None
+    gpu_ids: Literal["uuid", "index"]
+    gpu_memory_threshold_mib: int = Field(ge=0)
+    gpu_reserve_after: float = Field(ge=0)
+    gpu_busy_retry_seconds: float = Field(ge=0)
+
+    max_command_bytes: int = Field(ge=1, le=2_000_000)
+    max_sweep_runs: int = Field(ge=1)
+    max_artifact_listing: int = Field(ge=1)
+    env_pass: list[str]
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """Fills in what depends on ``home``."""
+        home = self.home.expanduser().absolute()
+        object.__setattr__(self, "home", home)
+        runs_dir = self.runs_dir if self.runs_dir != Path() else home / "runs"
+        object.__setattr__(self, "runs_dir", runs_dir.expanduser().absolute())
+        if not self.database_url:
+            object.__setattr__(self, "database_url", f"sqlite:///{home / 'orc.db'}")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (the hook's own signature)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The layers, strongest first."""
+        given = init_settings().get("home") or EnvSettingsSource(settings_cls)().get("home")
+        home = Path(given) if given else home_files.default_home()
+        files = (TomlConfigSettingsSource(settings_cls, path) for _, path in toml_layers(home))
+        return (init_settings, env_settings, *files)
+
+
+def toml_layers(home: Path) -> list[tuple[str, Path]]:
+    """The TOML files, strongest first, each with the name that ``orc doctor`` shows."""
+    return [
+        ("home", home / "config.toml"),
+        ("site", SITE_FOLDER / "config.toml"),
+        ("default", shipped("config") / "default.toml"),
+    ]
+
+
+def provenance(settings: Settings) -> dict[str, tuple[Any, str]]:
+    """Each setting's value and the layer that it came from."""
+    layers: list[tuple[str, set[str]]] = [("environment", set(EnvSettingsSource(Settings)()))]
+    layers += [
+        (f"{name} ({path})", set(TomlConfigSettingsSource(Settings, path)()))
+        for name, path in toml_layers(settings.home)
+    ]
+    found: dict[str, tuple[Any, str]] = {}
+    for name in Settings.model_fields:
+        origin = next((layer for layer, names in layers if name in names), "computed")
+        found[name] = (getattr(settings, name), origin)
+    return found

@@ -1,0 +1,228 @@
+"""The bodies of requests. Unknown fields are refused, the seed's own that mean nothing here are passed over."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from orchestrator.resources import Resources
+
+SEED_FIELDS = {"tmux_pane", "tmux_window", "model_provider", "model_id"}
+
+
+def _named(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+Name = Annotated[str, Field(max_length=500), AfterValidator(_named)]
+Command = Annotated[str, AfterValidator(_named)]
+Short = Annotated[str, Field(max_length=500)]
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
+
+
+def clean(value: Any, where: str = "") -> None:
+    """Refuses text that no file, process or database can hold: NUL characters and halves of surrogate pairs."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError(f"{where or 'the body'} holds a NUL character; leave it out")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{where or 'the body'} is not valid Unicode (half of a surrogate pair)") from None
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            clean(key, f"a key of {where or 'the body'}")
+            clean(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            clean(item, f"{where}[{position}]")
+
+
+class Body(BaseModel):
+    """What every request body has in common."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, data: Any) -> Any:
+        clean(data)
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if key not in SEED_FIELDS}
+        return data
+
+
+class GpuwrapConfig(Body):
+    """How a run gets GPUs on a shared machine. ``retries`` -1: without end."""
+
+    enabled: bool | None = None
+    retries: int = Field(default=-1, ge=-1)
+    retry_delay_seconds: float = Field(default=5.0, gt=0, le=600)
+
+
+class RunTerms(Body):
+    """What a run asks for, besides its command."""
+
+    resources: Resources = Resources()
+    executor: Literal["local", "slurm"] | None = None
+    env: dict[EnvName, str] = Field(default_factory=dict, max_length=1000)
+    tags: list[Short] = Field(default_factory=list, max_length=100)
+    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
+    gpuwrap_config: GpuwrapConfig | None = None
+
+
+class RunCreate(RunTerms):
+    """POST /runs."""
+
+    name: Name
+    command: Command
+    workdir: str | None = None
+    sweep_id: str | None = None
+    parent_run_id: str | None = None
+    origin_alert_id: str | None = None
+    chat_session_id: str | None = None
+    plan_id: str | None = None
+    depends_on: list[str] = Field(default_factory=list, max_length=1000)
+    auto_start: bool = False
+    dry_run: bool = False
+
+
+class SweepRunCreate(RunCreate):
+    """POST /sweeps/{id}/runs: a run of this sweep."""
+
+    sweep_params: dict[str, Any] | None = None
+
+
+class RunUpdate(Body):
+    """PUT /runs/{id}."""
+
+    name: Name | None = None
+    command: Command | None = None
+    workdir: str | None = None
+
+
+class RunRerun(Body):
+    """POST /runs/{id}/rerun."""
+
+    command: Command | None = None
+    auto_start: bool = False
+    origin_alert_id: str | None = None
+    gpuwrap_config: GpuwrapConfig | None = None
+    resources: Resources | None = None
+
+
+class RunReport(Body):
+    """POST /runs/{id}/status, from a job-side helper."""
+
+    status: Literal["launching", "running", "finished", "failed", "stopped"]
+    exit_code: int | None = Field(default=None, ge=-255, le=255)
+    error: str | None = Field(default=None, max_length=10_000)
+    wandb_dir: str | None = None
+
+
+class MetricRows(Body):
+    """POST /runs/{id}/metrics."""
+
+    rows: list[dict[str, Any]] = Field(max_length=10_000)
+
+
+class AlertCreate(Body):
+    """POST /runs/{id}/alerts."""
+
+    message: Annotated[str, Field(max_length=20_000), AfterValidator(_named)]
+    choices: list[Short] = Field(min_length=1, max_length=50)
+    severity: Literal["info", "warning", "critical"] = "warning"
+
+
+class AlertResponse(Body):
+    """POST /alerts/{id}/respond."""
+
+    choice: str
+
+
+SweepWord = Literal["draft", "pending", "running", "completed", "failed", "canceled"]
+
+
+class SweepWild(Body):
+    """POST /sweeps/wild: an empty tracking sweep."""
+
+    name: Name = "Wild sweep"
+    goal: str = Field(default="", max_length=100_000)
+    chat_session_id: str | None = None
+    plan_id: str | None = None
+
+
+class SweepCreate(RunTerms):
+    """POST /sweeps: one run per configuration of ``parameters``."""
+
+    name: Name
+    base_command: Command
+    workdir: str | None = None
+    parameters: dict[str, list[Any]]
+    max_runs: int | None = Field(default=None, ge=1)
+    auto_start: bool = False
+    goal: str | None = Field(default=None, max_length=100_000)
+    status: Literal["draft", "pending", "running"] | None = None
+    chat_session_id: str | None = None
+    ui_config: dict[str, Any] | None = None
+    creation_context: dict[str, Any] | None = None
+    plan_id: str | None = None
+    parallel: int | None = Field(default=None, ge=1)
+
+
+class SweepUpdate(Body):
+    """PUT /sweeps/{id}."""
+
+    name: Name | None = None
+    base_command: Command | None = None
+    workdir: str | None = None
+    parameters: dict[str, list[Any]] | None = None
+    max_runs: int | None = Field(default=None, ge=1)
+    goal: str | None = Field(default=None, max_length=100_000)
+    status: SweepWord | None = None
+    ui_config: dict[str, Any] | None = None
+    parallel: int | None = Field(default=None, ge=1)
+
+
+class PlanCreate(Body):
+    """POST /plans."""
+
+    title: Name
+    goal: str = Field(max_length=100_000)
+    session_id: str | None = None
+    sections: dict[str, Any] | None = None
+    raw_markdown: str = Field(default="", max_length=1_000_000)
+
+
+class PlanUpdate(Body):
+    """PATCH /plans/{id}: never the status, which has endpoints of its own."""
+
+    title: Name | None = None
+    sections: dict[str, Any] | None = None
+    raw_markdown: str | None = Field(default=None, max_length=1_000_000)
+
+
+class PlanApproval(Body):
+    """POST /plans/{id}/approve."""
+
+    force: bool = False
+
+
+class ClusterDetect(Body):
+    """POST /cluster/detect."""
+
+    preferred_type: Literal["slurm", "local_gpu", "cpu_only"] | None = None
+
+
+class ClusterSet(Body):
+    """POST /cluster: fields by hand."""
+
+    type: Literal["slurm", "local_gpu", "cpu_only", "unknown"] | None = None
+    status: Literal["healthy", "degraded", "offline", "unknown"] | None = None
+    source: Literal["detected", "manual", "unset"] | None = None
+    head_node: Short | None = None
+    node_count: int | None = Field(default=None, ge=0)
+    gpu_count: int | None = Field(default=None, ge=0)
+    notes: str | None = Field(default=None, max_length=10_000)
+    details: dict[str, Any] | None = None

@@ -1,0 +1,286 @@
+"""Sweeps: sets of runs. What follows from the runs (progress, status, times) is computed, never kept."""
+
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select as sql_select
+from sqlmodel import Session, col, func, select
+
+from orchestrator import grid, ids, runs
+from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
+from orchestrator.journal import Actor, change, move, record
+from orchestrator.models import Plan, Run, Sweep
+from orchestrator.runs import Draft, RunChecks
+from orchestrator.shapes import RunCreate, SweepCreate, SweepUpdate, SweepWild
+from orchestrator.states import LIVE, Move, RunStatus
+
+PUBLIC = (
+    *("id", "name", "base_command", "workdir", "parameters", "created_at", "goal", "is_wild", "max_runs", "parallel"),
+    *("ui_config", "creation_context", "chat_session_id", "plan_id", "created_by"),
+)
+PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-/]{0,199}")
+
+
+def get(session: Session, sweep_id: str) -> Sweep:
+    """The sweep. Raises NotFound."""
+    found = session.exec(select(Sweep).where(col(Sweep.id) == sweep_id)).first()
+    if found is None:
+        raise NotFound("sweep", sweep_id)
+    return found
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a sweep's runs are, from one query."""
+
+    counts: dict[str, int]
+    started_at: float | None
+    ended_at: float | None
+
+    @property
+    def total(self) -> int:
+        """All runs."""
+        return sum(self.counts.values())
+
+    def count(self, *statuses: RunStatus) -> int:
+        """Runs in any of these."""
+        return sum(self.counts.get(status, 0) for status in statuses)
+
+    def public(self) -> dict[str, int]:
+        """As the wire shows it."""
+        return {
+            "total": self.total,
+            "completed": self.count(RunStatus.FINISHED),
+            "failed": self.count(RunStatus.FAILED),
+            "running": self.count(RunStatus.RUNNING),
+            "launching": self.count(RunStatus.LAUNCHING),
+            "ready": self.count(RunStatus.READY),
+            "queued": self.count(RunStatus.QUEUED),
+            "canceled": self.count(RunStatus.STOPPED),
+        }
+
+    @property
+    def over(self) -> bool:
+        """Whether there are runs and all have ended."""
+        return self.total > 0 and self.count(RunStatus.FINISHED, RunStatus.FAILED, RunStatus.STOPPED) == self.total
+
+
+def status_of(stored: str, progress: Progress) -> str:
+    """A sweep's status: what was set by hand where it has no runs or is a draft, else what its runs tell."""
+    if stored == "draft" or progress.total == 0:
+        return stored
+    if not progress.over:
+        idle = progress.count(RunStatus.READY) == progress.total
+        return stored if idle and stored == "canceled" else "pending" if idle else "running"
+    if progress.count(RunStatus.FAILED):
+        return "failed"
+    return "canceled" if progress.count(RunStatus.STOPPED) else "completed"
+
+
+def progress_of(session: Session, sweep_ids: Iterable[str]) -> dict[str, Progress]:
+    """The progress of several sweeps, in one query."""
+    rows = session.connection().execute(
+        sql_select(col(Run.sweep_id), col(Run.status), func.count(), func.min(Run.started_at), func.max(Run.ended_at))
+        .where(col(Run.sweep_id).in_(list(sweep_ids)))
+        .group_by(col(Run.sweep_id), col(Run.status))
+    )
+    found: dict[str, Progress] = {}
+    for sweep, status, count, started, ended in rows:
+        sweep_id = str(sweep)
+        before = found.get(sweep_id, Progress({}, None, None))
+        begins = [t for t in (before.started_at, started) if t is not None]
+        ends = [t for t in (before.ended_at, ended) if t is not None]
+        found[sweep_id] = Progress({**before.counts, status: count}, min(begins, default=None), max(ends, default=None))
+    return found
+
+
+def public(session: Session, sweeps: list[Sweep]) -> list[dict[str, Any]]:
+    """Sweeps as the wire shows them, with their runs' ids and progress."""
+    sweep_ids = [sweep.id for sweep in sweeps]
+    progress = progress_of(session, sweep_ids)
+    run_ids: dict[str, list[str]] = {sweep_id: [] for sweep_id in sweep_ids}
+    members = select(Run.sweep_id, Run.id).where(col(Run.sweep_id).in_(sweep_ids)).order_by(col(Run.seq))
+    for sweep_id, run_id in session.exec(members):
+        run_ids[str(sweep_id)].append(run_id)
+    return [_public(sweep, progress.get(sweep.id, Progress({}, None, None)), run_ids[sweep.id]) for sweep in sweeps]
+
+
+def _public(sweep: Sweep, progress: Progress, run_ids: list[str]) -> dict[str, Any]:
+    return {
+        **{name: getattr(sweep, name) for name in PUBLIC},
+        "run_ids": run_ids,
+        "status": status_of(sweep.status, progress),
+        "started_at": progress.started_at,
+        "completed_at": progress.ended_at if progress.over else None,
+        "progress": progress.public(),
+    }
+
+
+def detail(session: Session, sweep_id: str) -> dict[str, Any]:
+    """One sweep."""
+    return public(session, [get(session, sweep_id)])[0]
+
+
+def listing(session: Session, limit: int, before: int | None = None, plan_id: str | None = None) -> list[Sweep]:
+    """Sweeps, newest first."""
+    query = select(Sweep).order_by(col(Sweep.seq).desc()).limit(limit)
+    if before is not None:
+        query = query.where(col(Sweep.seq) < before)
+    if plan_id is not None:
+        query = query.where(col(Sweep.plan_id) == plan_id)
+    return list(session.exec(query))
+
+
+def create_wild(session: Session, body: SweepWild, actor: Actor) -> Sweep:
+    """An empty tracking sweep."""
+    return _create(session, actor, is_wild=True, status="pending", **body.model_dump())
+
+
+def _create(session: Session, actor: Actor, **columns: Any) -> Sweep:
+    plan_id = columns.get("plan_id")
+    if plan_id is not None and session.exec(select(Plan.id).where(col(Plan.id) == plan_id)).first() is None:
+        raise NotFound("plan", plan_id)
+    sweep = Sweep(id=ids.run_id(), created_at=time.time(), created_by=actor, **columns)
+    session.add(sweep)
+    outline = {name: getattr(sweep, name) for name in ("name", "goal", "base_command", "parameters", "plan_id")}
+    record(session, actor, "sweep.created", f"sweep:{sweep.id}", sweep.name, None, outline)
+    session.flush()
+    return sweep
+
+
+@dataclass(frozen=True)
+class SweepDraft:
+    """A sweep that has been checked outside the writer, with the drafts of its runs."""
+
+    body: SweepCreate
+    runs: list[Draft]
+    workdir: str
+
+
+def check_grid(parameters: dict[str, list[Any]], max_runs: int | None, limit: int) -> None:
+    """Raises BadInput for a grid that cannot be, before it is expanded."""
+    for name, values in parameters.items():
+        if not PARAMETER_NAME.fullmatch(name):
+            raise BadInput(
+                "parameters", f"{name!r} cannot be an option's name: letters, digits, and _ . - / after a letter."
+            )
+        if not values:
+            raise BadInput(f"parameters.{name}", "has no values: give at least one, or leave the parameter out.")
+    count = grid.size(parameters)
+    if max_runs is not None and count > max_runs:
+        raise BadInput(
+            "max_runs", f"The grid has {count} configurations and max_runs is {max_runs}: raise it, or cut the grid."
+        )
+    if count > limit:
+        raise BadInput(
+            "parameters", f"The grid has {count} configurations and this server's limit is {limit} (max_sweep_runs)."
+        )
+
+
+def draft(checks: RunChecks, body: SweepCreate, limit: int) -> SweepDraft:
+    """A sweep that can be made. Raises BadInput for what cannot be."""
+    check_grid(body.parameters, body.max_runs, limit)
+    checks.command(body.base_command, "base_command")
+    terms, workdir = checks.terms(body), checks.workdir(body.workdir)
+    drafts = []
+    for configuration in grid.expand(body.parameters) if body.status != "draft" else ():
+        command = grid.command_line(body.base_command, configuration)
+        checks.command(command, "parameters")
+        name = grid.short_name(configuration) or body.name
+        run = RunCreate.model_construct(
+            name=name, command=command, auto_start=body.auto_start or body.status == "running"
+        )
+        drafts.append(Draft(run, terms, workdir, configuration))
+    return SweepDraft(body, drafts, workdir)
+
+
+def create(session: Session, checks: RunChecks, made: SweepDraft, actor: Actor) -> Sweep:
+    """A sweep and all its runs, in one transaction."""
+    body = made.body
+    names = ("name", "base_command", "parameters", "max_runs", "goal", "chat_session_id", "ui_config", "parallel")
+    template = body.model_dump(
+        include={"resources", "executor", "env", "tags", "priority", "gpuwrap_config"}, mode="json"
+    )
+    sweep = _create(
+        session,
+        actor,
+        **{name: getattr(body, name) for name in (*names, "creation_context", "plan_id")},
+        workdir=made.workdir,
+        status=body.status or "pending",
+        template=template,
+    )
+    for run in made.runs:
+        bound = run.body.model_copy(update={"sweep_id": sweep.id})
+        runs.create(session, checks, Draft(bound, run.terms, run.workdir, run.sweep_params), actor)
+    session.flush()
+    return sweep
+
+
+def update(session: Session, sweep_id: str, body: SweepUpdate, limit: int, actor: Actor) -> Sweep:
+    """Changes a sweep; its grid and command only while it has no runs (a draft)."""
+    sweep = get(session, sweep_id)
+    fields = body.model_dump(exclude_unset=True)
+    structural = {"base_command", "workdir", "parameters", "max_runs"} & set(fields)
+    if structural and session.exec(select(Run.id).where(col(Run.sweep_id) == sweep.id).limit(1)).first():
+        raise Conflict(
+            f"Sweep {sweep.id} has runs made from its grid: {', '.join(sorted(structural))} cannot change any more. "
+            "Make another sweep."
+        )
+    if "parameters" in fields:
+        check_grid(fields["parameters"], fields.get("max_runs", sweep.max_runs), limit)
+    change(session, sweep, actor, "sweep.updated", f"sweep:{sweep.id}", fields)
+    return sweep
+
+
+def start(session: Session, sweep_id: str, parallel: int | None, actor: Actor) -> int:
+    """Queues every ready run; ``parallel`` of the sweep's runs are kept going until all are done."""
+    sweep = get(session, sweep_id)
+    if sweep.status == "draft":
+        raise BadTransition(f"Sweep {sweep.id} is a draft: set its status to pending first.")
+    if parallel is not None:
+        change(session, sweep, actor, "sweep.updated", f"sweep:{sweep.id}", {"parallel": parallel})
+    ready = session.exec(
+        select(Run).where(col(Run.sweep_id) == sweep.id, col(Run.status) == RunStatus.READY).order_by(col(Run.seq))
+    ).all()
+    for run in ready:
+        move(session, run, Move(RunStatus.QUEUED), actor)
+    record(
+        session,
+        actor,
+        "sweep.started",
+        f"sweep:{sweep.id}",
+        f"{len(ready)} run(s) queued.",
+        None,
+        {"parallel": parallel},
+    )
+    return len(ready)
+
+
+def stop(session: Session, sweep_id: str, actor: Actor) -> int:
+    """Asks every run that is not over to stop; ready ones stay ready."""
+    sweep = get(session, sweep_id)
+    wanted = [RunStatus.QUEUED, *LIVE]
+    found = session.exec(
+        select(Run).where(
+            col(Run.sweep_id) == sweep.id, col(Run.status).in_(wanted), col(Run.stop_requested_at).is_(None)
+        )
+    ).all()
+    for run in found:
+        runs.stop(session, run.id, actor)
+    record(session, actor, "sweep.stop_requested", f"sweep:{sweep.id}", f"{len(found)} run(s) asked to stop.")
+    return len(found)
+
+
+def failed_runs(session: Session, sweep_id: str) -> list[Run]:
+    """The failed and stopped runs that nobody has run again yet."""
+    sweep = get(session, sweep_id)
+    done_again = select(Run.parent_run_id).where(col(Run.sweep_id) == sweep.id, col(Run.parent_run_id).is_not(None))
+    found = select(Run).where(
+        col(Run.sweep_id) == sweep.id,
+        col(Run.status).in_([RunStatus.FAILED, RunStatus.STOPPED]),
+        col(Run.id).not_in(done_again),
+    )
+    return list(session.exec(found.order_by(col(Run.seq))))

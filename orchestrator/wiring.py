@@ -1,0 +1,119 @@
+"""Puts the parts together, once, for a server or for a single pass (``orc tick``)."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator import home as home_files
+from orchestrator.access import Access
+from orchestrator.cluster import ClusterService
+from orchestrator.collector import Collector
+from orchestrator.db import Database
+from orchestrator.executors.gpus import GpuReader, own_visible_devices
+from orchestrator.executors.leases import LeaseFolder
+from orchestrator.executors.line import LeasePolicy, Line
+from orchestrator.executors.local import LocalExecutor
+from orchestrator.gpuqueue import GpuQueue
+from orchestrator.migrate import migrate
+from orchestrator.proc import ProcessId
+from orchestrator.reconciler import Reconciler
+from orchestrator.runs import RunChecks
+from orchestrator.serverlease import Holding
+from orchestrator.settings import Settings
+from orchestrator.wandbfiles import WandbReader
+from orchestrator.watch import ProcessWatch
+
+
+@dataclass
+class System:
+    """Everything that works together, and how to take it apart."""
+
+    settings: Settings
+    db: Database
+    holding: Holding
+    access: Access
+    cluster: ClusterService
+    checks: RunChecks
+    reconciler: Reconciler
+    line: Line
+    reader: GpuReader
+    watch: ProcessWatch
+
+    def close(self) -> None:
+        """Ends the loop, lets the database go. Runs go on."""
+        self.reconciler.close()
+        self.watch.close()
+        self.reader.close()
+        self.holding.release()
+        self.db.close()
+
+
+def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -> System:
+    """The whole system over one database. Raises ServerRunning when another server serves it."""
+    token = home_files.ensure_token(settings.home)
+    settings.runs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    db = Database(settings.database_url)
+    try:
+        migrate(db)
+        holding = Holding(db, os.getpid(), on_lost)
+    except BaseException:
+        db.close()
+        raise
+    reader = GpuReader(settings.probe_deadline_seconds)
+    cluster = ClusterService(db, reader, settings.probe_deadline_seconds)
+    line = make_line(settings, reader)
+    reconciler: Reconciler | None = None
+
+    def wake() -> None:
+        if reconciler is not None:
+            reconciler.wake()
+
+    watch = ProcessWatch(wake)
+    local = LocalExecutor(settings.runs_dir, settings.stop_grace_seconds, settings.env_pass, watch)
+    gpus = GpuQueue(
+        line,
+        local.leases,
+        settings.runs_dir,
+        settings.gpu_busy_retry_seconds,
+        watch.add,
+        _once(lambda: watch.add_folder(line.folder.path), wake),
+    )
+    collector = Collector(db, settings.runs_dir, WandbReader())
+    reconciler = Reconciler(db, {local.name: local}, settings.local_cpus, gpus, collector)
+    db.writer.on_commit(wake)
+    return System(
+        settings,
+        db,
+        holding,
+        Access(token),
+        cluster,
+        RunChecks(settings, cluster),
+        reconciler,
+        line,
+        reader,
+        watch,
+    )
+
+
+def make_line(settings: Settings, reader: GpuReader) -> Line:
+    """This process's place in the line for GPUs."""
+    me = ProcessId.of(os.getpid())
+    assert me is not None
+    policy = LeasePolicy(
+        settings.gpu_memory_threshold_mib, settings.gpu_reserve_after, settings.gpu_ids, own_visible_devices()
+    )
+    return Line(LeaseFolder(settings.gpu_lease_dir), reader, policy, f"{me.pid}-{me.start_ticks}")
+
+
+def _once(first: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
+    """A function that does ``first``, then ``after``, the first time it is called and nothing later."""
+    done = False
+
+    def call() -> None:
+        nonlocal done
+        if not done:
+            done = True
+            first()
+            after()
+
+    return call

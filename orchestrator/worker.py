@@ -1,0 +1,88 @@
+"""A helper process that answers questions within a deadline, for libraries that may hang, crash or exit.
+
+Questions and answers are lines of JSON. A helper that is late is killed; the next question starts another.
+"""
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+from orchestrator.errors import ProbeFailed
+
+
+class Worker:
+    """One helper process running ``python -m MODULE``, started at the first question."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, operation: str, deadline: float) -> dict[str, Any]:
+        """The answer to one question. Raises ProbeFailed when there is none within ``deadline`` seconds."""
+        with self._lock:
+            process = self._running()
+            until = time.monotonic() + deadline
+            try:
+                assert process.stdin is not None
+                process.stdin.write(json.dumps({"op": operation}).encode() + b"\n")
+                process.stdin.flush()
+                line = _line(process, until)
+            except (BrokenPipeError, EOFError):
+                self._kill()
+                code = process.returncode
+                raise ProbeFailed(f"the helper process ended by itself (status {code}).") from None
+            except TimeoutError:
+                self._kill()
+                raise ProbeFailed(f"no answer within {deadline:g} s; the helper process was ended.") from None
+            answer = json.loads(line)
+            assert isinstance(answer, dict)
+            return answer
+
+    def close(self) -> None:
+        """Ends the helper."""
+        with self._lock:
+            self._kill()
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        if self._process is None or self._process.poll() is not None:
+            self._kill()
+            command = [sys.executable, "-m", self._module]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
+            )
+        return self._process
+
+    def _kill(self) -> None:
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel cannot be waited for
+            process.wait(timeout=1)
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+
+def _line(process: "subprocess.Popen[bytes]", until: float) -> bytes:
+    """One line from the helper; TimeoutError after ``until``, EOFError when it ended."""
+    assert process.stdout is not None
+    fd, found = process.stdout.fileno(), b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, selectors.EVENT_READ)
+        while not found.endswith(b"\n"):
+            if not selector.select(max(0.0, until - time.monotonic())):
+                raise TimeoutError
+            chunk = os.read(fd, 65536)
+            if not chunk:
+                raise EOFError
+            found += chunk
+    return found
