@@ -18,7 +18,6 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.pool import NullPool
 from sqlmodel import Session
 
 from orchestrator.errors import OrcError, StorageError, StorageFull
@@ -52,7 +51,7 @@ class Database:
         if readonly:
             engine = create_engine(self.url, connect_args=connect_args, pool_size=16, max_overflow=48)
         else:
-            engine = create_engine(self.url, connect_args=connect_args, poolclass=NullPool)
+            engine = create_engine(self.url, connect_args=connect_args, pool_size=1, max_overflow=0)
         _sqlite_pragmas(engine, readonly=readonly, wal=not self.network)
         return engine
 

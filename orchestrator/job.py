@@ -44,8 +44,13 @@ def claim(folder: str) -> bool:
     """Makes ``claim`` with its whole content, or finds that it exists: link(2) is atomic on NFS too."""
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     text = "pid={}\nstart_ticks={}\nboot={}\nhost={}\nat={}\njob_id={}\nrestart={}\n".format(
-        os.getpid(), start_ticks(os.getpid()), boot(), os.uname().nodename, time.time(),
-        os.environ.get("SLURM_JOB_ID", ""), restart,
+        os.getpid(),
+        start_ticks(os.getpid()),
+        boot(),
+        os.uname().nodename,
+        time.time(),
+        os.environ.get("SLURM_JOB_ID", ""),
+        restart,
     )
     mine = os.path.join(folder, "claim.{}.{}".format(os.uname().nodename, os.getpid()))
     fd = os.open(mine, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
@@ -242,9 +247,14 @@ class Job:
         import json
 
         record = {
-            "attempt": self.attempt, "started_at": self.started_at, "host": os.uname().nodename, "boot": boot(),
-            "pid": os.getpid(), "start_ticks": start_ticks(os.getpid()),
-            "command_pid": self.pid, "command_start_ticks": start_ticks(self.pid),
+            "attempt": self.attempt,
+            "started_at": self.started_at,
+            "host": os.uname().nodename,
+            "boot": boot(),
+            "pid": os.getpid(),
+            "start_ticks": start_ticks(os.getpid()),
+            "command_pid": self.pid,
+            "command_start_ticks": start_ticks(self.pid),
             "gpus": json.loads(os.environ.get("ORC_GPUS", "[]")),
         }
         try:
@@ -261,7 +271,7 @@ class Job:
         env = dict(self.env)
         for name, value in os.environb.items():
             if name.startswith(b"ORC_ALLOC_"):
-                env[name[len(b"ORC_ALLOC_"):]] = value
+                env[name[len(b"ORC_ALLOC_") :]] = value
         return env
 
     def start(self) -> None:
@@ -282,10 +292,16 @@ class Job:
     def refuse(self, error: Exception) -> None:
         """The command could not even be started."""
         reason = "BAD_WORKDIR" if isinstance(error, OSError) and self.pid == 0 and not self.workdir_ok() else None
-        self.write_exit({
-            "attempt": self.attempt, "code": None, "signal": None, "ended_at": time.time(), "reason": reason,
-            "error": "The command could not be started: {}".format(error),
-        })
+        self.write_exit(
+            {
+                "attempt": self.attempt,
+                "code": None,
+                "signal": None,
+                "ended_at": time.time(),
+                "reason": reason,
+                "error": "The command could not be started: {}".format(error),
+            }
+        )
         self.release()
 
     def workdir_ok(self) -> bool:
@@ -363,13 +379,20 @@ class Job:
         largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         cgroup_peak = self.cgroup_peak()
         by_kill = (number == 9 or code == 137) and not self.stopped and not self.timed_out
-        self.write_exit({
-            "attempt": self.attempt, "code": code, "signal": number, "started_at": self.started_at,
-            "ended_at": self.ended_at, "stopped": self.stopped, "timed_out": self.timed_out,
-            "peak_memory_bytes": cgroup_peak or max(self.peak, largest),
-            "memory_source": "cgroup" if cgroup_peak else "sampled",
-            "oom_kills": oom_kills() - self.ooms if by_kill else 0,
-        })
+        self.write_exit(
+            {
+                "attempt": self.attempt,
+                "code": code,
+                "signal": number,
+                "started_at": self.started_at,
+                "ended_at": self.ended_at,
+                "stopped": self.stopped,
+                "timed_out": self.timed_out,
+                "peak_memory_bytes": cgroup_peak or max(self.peak, largest),
+                "memory_source": "cgroup" if cgroup_peak else "sampled",
+                "oom_kills": oom_kills() - self.ooms if by_kill else 0,
+            }
+        )
         self.release()
 
     def cgroup_peak(self) -> "int | None":
@@ -403,8 +426,9 @@ def spawn(argv: "list[str]", env: "dict[bytes, bytes]", stdin: int, output: int)
     if hasattr(os, "posix_spawn"):
         actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
         try:
-            return os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=[],
-                                  setsigdef=default)
+            return os.posix_spawn(
+                argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=default
+            )
         except NotImplementedError:
             pass  # an old C library has no setsid there
     return fork_spawn(argv, env, stdin, output, default)

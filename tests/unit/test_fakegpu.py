@@ -99,9 +99,7 @@ def test_devices(gpus: FakeGpus) -> None:
 def test_memory_in_both_versions(gpus: FakeGpus, pid: int) -> None:
     gpus.start_process(A, pid, 1000)
     old = "(lambda m: [m.total, m.free, m.used])(n.nvmlDeviceGetMemoryInfo(h(A)))"
-    new = (
-        "(lambda m: [m.total, m.reserved, m.free, m.used])(n.nvmlDeviceGetMemoryInfo(h(A), n.nvmlMemory_v2))"
-    )
+    new = "(lambda m: [m.total, m.reserved, m.free, m.used])(n.nvmlDeviceGetMemoryInfo(h(A), n.nvmlMemory_v2))"
     assert nvml(gpus, old) == [40960 * MIB, (40960 - 1562) * MIB, 1562 * MIB]
     assert nvml(gpus, new) == [40960 * MIB, 552 * MIB, (40960 - 1562) * MIB, 1010 * MIB]
 
@@ -116,9 +114,7 @@ def test_processes(gpus: FakeGpus, pid: int) -> None:
     expected = [[pid, 512, 0xFFFFFFFF], [4_200_002, 9, 0xFFFFFFFF]]
     assert nvml(gpus, compute) == expected
     assert nvml(gpus, "pids(n.nvmlDeviceGetComputeRunningProcesses_v2(h(A)))") == expected
-    assert nvml(gpus, "pids(n.nvmlDeviceGetGraphicsRunningProcesses(h(A)))") == [
-        [os.getpid(), 64, 0xFFFFFFFF]
-    ]
+    assert nvml(gpus, "pids(n.nvmlDeviceGetGraphicsRunningProcesses(h(A)))") == [[os.getpid(), 64, 0xFFFFFFFF]]
     assert nvml(gpus, "pids(n.nvmlDeviceGetComputeRunningProcesses(h(B)))") == []
     gpus.end_process(A, 4_200_002)
     os.kill(pid, signal.SIGKILL)  # stays a zombie here
@@ -197,9 +193,7 @@ def test_mig(gpus: FakeGpus, pid: int) -> None:
         ("lost", None, "NVMLError_GpuIsLost", 15, "GPU is lost"),
     ],
 )
-def test_faults(
-    gpus: FakeGpus, fault: Fault, init: str | None, query: str, smi_code: int, smi_text: str
-) -> None:
+def test_faults(gpus: FakeGpus, fault: Fault, init: str | None, query: str, smi_code: int, smi_text: str) -> None:
     gpus.fault(fault)
     assert nvml(gpus, "None") == init
     assert nvml(gpus, "h(A)") == query

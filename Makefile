@@ -1,0 +1,53 @@
+# make demo    the whole thing once, on this machine, in under two minutes
+# make test    everything that is checked
+# make serve   the service, until Ctrl-C
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: setup demo serve test unit lint types imports acceptance test-gpu bench clean
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "orc needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 setup")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/python demo/demo.py
+
+serve: setup
+	$(BIN)/orc serve
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+imports: setup
+	$(BIN)/lint-imports
+
+unit: setup
+	$(BIN)/python -m pytest tests/unit tests/api -n $(WORKERS)
+
+test: lint types imports
+	tests/packages.sh
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=
+	$(BIN)/coverage report --skip-covered --fail-under=95
+
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu tests/gpu -v -s
+
+bench: setup
+	$(BIN)/python benchmarks/api.py
+
+clean:
+	rm -rf $(VENV) .demo dist build .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,272 @@
+"""run, ls, show, logs, stop, rerun, wait."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.common import (
+    RUN_FAILED,
+    JsonFlag,
+    Rest,
+    ago,
+    command_text,
+    duration,
+    emit,
+    key_values,
+    say,
+    table,
+    usage,
+)
+from orchestrator.cli.following import follow_log, wait_for
+from orchestrator.client import Client, RequestFailed
+
+app = typer.Typer()
+
+Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs to lease (without: one on a GPU machine).")]
+Cpus = Annotated[int | None, typer.Option(min=1, help="CPUs that it counts for.")]
+Time = Annotated[str | None, typer.Option(help='Time limit: "8:00:00", or minutes.')]
+Env = Annotated[list[str] | None, typer.Option("--env", "-e", help="NAME=VALUE for the run.")]
+Priority = Annotated[int, typer.Option(help="Higher goes first.")]
+Workdir = Annotated[Path | None, typer.Option(help="Where it runs (without: here).")]
+
+
+def terms(gpus: int | None, cpus: int | None, time: str | None, env: list[str] | None, priority: int) -> dict[str, Any]:
+    """What a run asks for, as the body of a request."""
+    resources = {"gpus": gpus, "cpus": cpus, "time": time}
+    return {
+        "resources": {name: value for name, value in resources.items() if value is not None},
+        "env": key_values(env or [], "--env"),
+        "priority": priority,
+    }
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    command: Annotated[list[str] | None, typer.Argument(help="The command, quoted; or words after --.")] = None,
+    name: Annotated[str | None, typer.Option(help="A name (without: the command's beginning).")] = None,
+    gpus: Gpus = None,
+    cpus: Cpus = None,
+    time: Time = None,
+    env: Env = None,
+    priority: Priority = 0,
+    workdir: Workdir = None,
+    after: Annotated[list[str] | None, typer.Option(help="Start only when this run has finished.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Show its log; exit as it ends.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Starts a command as a tracked run:  orc run -- python train.py --lr 0.1"""
+    rest: Rest = context.obj
+    text = command_text(command or [], rest)
+    if not text.strip():
+        usage("no command: orc run -- python train.py --lr 0.1")
+    fields = terms(gpus, cpus, time, env, priority)
+    with Client() as orc:
+        made = orc.create_run(
+            name or text[:60],
+            text,
+            workdir=str(workdir.absolute() if workdir else Path.cwd()),
+            auto_start=True,
+            depends_on=after or [],
+            **fields,
+        )
+        if not wait:
+            emit(made) if as_json else say(f"Run {made['id']} is {made['status']}.  orc logs -f {made['id']}")
+            if not as_json:
+                print(made["id"])
+            return
+        say(f"Run {made['id']}")
+        _finish(orc, made["id"], as_json=as_json)
+
+
+def _finish(orc: Client, run_id: str, *, as_json: bool) -> None:
+    """Shows the log until the run is over and exits with its status."""
+    if not as_json:
+        follow_log(orc, run_id)
+    (over,) = wait_for(orc, [run_id], show=False)
+    if as_json:
+        emit(over)
+    else:
+        _tell_end(over)
+    raise SystemExit(0 if over["status"] == "finished" else RUN_FAILED)
+
+
+def _tell_end(over: dict[str, Any]) -> None:
+    took = duration((over["ended_at"] or 0) - (over["started_at"] or over["ended_at"] or 0))
+    say(f"Run {over['id']} {over['status']} after {took}." + (f" {over['error']}" if over["error"] else ""))
+
+
+@app.command()
+def ls(
+    status: Annotated[list[str] | None, typer.Option(help="Only these statuses.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="Only this sweep's.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 30,
+    archived: Annotated[bool, typer.Option("--archived", help="The archived ones.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Lists runs, newest first."""
+    with Client() as orc:
+        found = orc.runs(status=status or None, sweep_id=sweep, limit=limit, archived=archived)
+    if as_json:
+        emit(found)
+        return
+    table(
+        ("RUN", "STATUS", "REASON", "NAME", "GPUS", "TIME", "CREATED", "SWEEP"),
+        (
+            (
+                item["id"],
+                item["status"],
+                item["reason"],
+                item["name"],
+                ",".join(str(gpu["index"]) for gpu in item["gpus"] or []),
+                _took(item),
+                ago(item["created_at"]),
+                item["sweep_id"],
+            )
+            for item in found
+        ),
+    )
+
+
+def _took(item: dict[str, Any]) -> str:
+    if item["started_at"] is None:
+        return ""
+    if item["ended_at"] is not None:
+        return duration(item["ended_at"] - item["started_at"])
+    return ago(item["started_at"]).removesuffix(" ago")
+
+
+@app.command()
+def show(item: Annotated[str, typer.Argument(help="A run's or a sweep's id.")], as_json: JsonFlag = False) -> None:
+    """Shows a run with its events, or a sweep with its runs."""
+    with Client() as orc:
+        try:
+            found = orc.run(item)
+        except RequestFailed as error:
+            if error.status != 404:
+                raise
+            _show_sweep(orc, item, as_json=as_json)
+            return
+        events = orc.events(item)
+    if as_json:
+        emit(found | {"events": events})
+        return
+    hidden = {"metricSeries", "metricKeys", "metrics", "metricSummary"}
+    table(("FIELD", "VALUE"), ((k, v) for k, v in found.items() if v not in (None, [], {}) and k not in hidden))
+    if found.get("metricSummary"):
+        print()
+        summary = found["metricSummary"].items()
+        table(
+            ("METRIC", "LAST", "MIN", "MAX", "ROWS"),
+            ((k, m["last"], m["min"], m["max"], m["count"]) for k, m in summary),
+        )
+    print()
+    table(("WHEN", "WHO", "WHAT", "WORDS"), ((ago(e["at"]), e["actor"], e["kind"], e["message"]) for e in events))
+
+
+def _show_sweep(orc: Client, sweep_id: str, *, as_json: bool) -> None:
+    found = orc.sweep(sweep_id)
+    members = orc.runs(sweep_id=sweep_id, limit=1000)
+    if as_json:
+        emit(found | {"runs": members})
+        return
+    hidden = {"run_ids"}
+    table(("FIELD", "VALUE"), ((k, v) for k, v in found.items() if v not in (None, [], {}) and k not in hidden))
+    print()
+    rows = ((r["id"], r["status"], r["reason"], r["name"], _took(r)) for r in reversed(members))
+    table(("RUN", "STATUS", "REASON", "NAME", "TIME"), rows)
+
+
+@app.command()
+def logs(
+    run_id: str,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run is over.")] = False,
+    size: Annotated[int, typer.Option("--bytes", "-n", min=1, help="The last so many bytes.")] = 10_000,
+) -> None:
+    """Prints what a run wrote."""
+    with Client() as orc:
+        if follow:
+            follow_log(orc, run_id)
+            return
+        page = orc.logs(run_id, offset=-size, limit=size)
+        sys.stdout.write(page["content"])
+        while page["has_more_after"]:
+            page = orc.logs(run_id, offset=page["next_offset"], limit=100_000)
+            sys.stdout.write(page["content"])
+
+
+@app.command()
+def stop(items: Annotated[list[str], typer.Argument(help="Runs or sweeps.")], as_json: JsonFlag = False) -> None:
+    """Stops runs (or all runs of a sweep): TERM, a grace, KILL, for the whole process tree."""
+    answers = []
+    with Client() as orc:
+        for item in items:
+            answers.append(_stop(orc, item))
+            if not as_json:
+                say(f"{item}: {answers[-1]['message']}")
+    if as_json:
+        emit(answers)
+
+
+def _stop(orc: Client, item: str) -> dict[str, Any]:
+    try:
+        return orc.act(item, "stop")
+    except RequestFailed as error:
+        if error.status != 404:
+            raise
+        return dict(orc.request("POST", f"/sweeps/{item}/stop"))
+
+
+@app.command()
+def rerun(
+    run_id: str,
+    command: Annotated[str | None, typer.Option(help="Another command.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Show its log; exit as it ends.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Runs a run again, as a new one."""
+    body: dict[str, Any] = {"auto_start": True} | ({"command": command} if command else {})
+    with Client() as orc:
+        made = orc.act(run_id, "rerun", body)
+        if wait:
+            say(f"Run {made['id']}")
+            _finish(orc, made["id"], as_json=as_json)
+    if as_json:
+        emit(made)
+    else:
+        say(f"Run {made['id']} is {made['status']}.")
+        print(made["id"])
+
+
+@app.command()
+def wait(
+    items: Annotated[list[str], typer.Argument(help="Runs or sweeps.")],
+    timeout: Annotated[float | None, typer.Option(min=0, help="Give up after so many seconds (exit 1).")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Waits until all are over. Exits with 0 when every run has finished, else 1."""
+    with Client() as orc:
+        run_ids = [run_id for item in items for run_id in _members(orc, item)]
+        try:
+            over = wait_for(orc, run_ids, timeout=timeout, show=not as_json and os.isatty(2))
+        except TimeoutError as error:
+            say(f"orc: {error}")
+            raise SystemExit(RUN_FAILED) from None
+    if as_json:
+        emit(over)
+    else:
+        for item in over:
+            _tell_end(item)
+    raise SystemExit(0 if all(item["status"] == "finished" for item in over) else RUN_FAILED)
+
+
+def _members(orc: Client, item: str) -> list[str]:
+    try:
+        return [str(orc.run(item)["id"])]
+    except RequestFailed as error:
+        if error.status != 404:
+            raise
+        return list(orc.sweep(item)["run_ids"])
