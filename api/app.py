@@ -87,7 +87,7 @@ def readyz(system: Sys) -> Response:
     trouble = system.reconciler.trouble
     if trouble is None:
         try:
-            system.db.write(lambda _session: None)
+            system.holding.renew()
         except OrcError as error:
             trouble = error.message
     return Json(

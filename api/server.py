@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -112,8 +113,12 @@ def serve(settings: Settings, *, on_demand: bool = False) -> int:
     except ServerRunning as error:
         log.error("%s", error.message)
         return 1
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn sends itself the signal again when all is done
+        signal.signal(number, lambda *_: None)
     try:
         asyncio.run(server.serve([tcp, unix]))
+    except SystemExit:  # uvicorn's way to say that the start failed; why is told below
+        log.debug("the start failed")
     finally:
         _clean_up(settings.home, path)
     trouble = server.lost or server.application.state.failure

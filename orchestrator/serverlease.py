@@ -42,6 +42,10 @@ class Holding:
 
         self._db.write(write)
 
+    def renew(self) -> None:
+        """Says that we live; raises what a write can raise."""
+        self._db.write(self._stamp)
+
     def release(self) -> None:
         """Lets the database go."""
         self._stop.set()

@@ -102,7 +102,7 @@ class Line:
             mine = frozenset(gpu.uuid for gpu in reading.visible(self._policy.visible))
             requests = [replace(request, allowed=mine) for request in requests]
         with self.folder.turn():
-            outcome = self._look(reading)
+            outcome = self._look(reading, reading.visible(self._policy.visible))
             self._take(requests, outcome)
         outcome.recheck_in = self._recheck(outcome)
         return outcome
@@ -112,7 +112,7 @@ class Line:
         self.folder.ensure()
         reading = self._reader.read()
         with self.folder.turn():
-            return self._look(reading)
+            return self._look(reading, reading.gpus)
 
     def tidy(self) -> None:
         """Takes away our notes of GPUs that nobody holds: what wakes the waiters where job.py could not."""
@@ -124,13 +124,13 @@ class Line:
         """Leaves the line."""
         self._ticket.leave()
 
-    def _look(self, reading: GpuReading) -> Outcome:
+    def _look(self, reading: GpuReading, gpus: Sequence[Gpu]) -> Outcome:
         self.folder.drop_stale_notes()
         notes: dict[str, Note] = {}
         for note in sorted(self.folder.notes(), key=lambda note: note.since):
             notes[note.uuid] = note
         states = []
-        for gpu in leasable(reading.visible(self._policy.visible)):
+        for gpu in leasable(gpus):
             leased = self.folder.leased(gpu.uuid)
             busy = busy_because(gpu, self._policy.memory_threshold_mib) if not leased else None
             states.append(GpuState(gpu, leased, busy, notes.get(gpu.uuid) if leased else None))

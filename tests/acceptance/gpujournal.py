@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from typing import Any
 PROGRAM = """
 now() { printf '%s' "$EPOCHREALTIME"; }
 IFS=, read -ra mine <<< "$CUDA_VISIBLE_DEVICES"
-for gpu in "${mine[@]}"; do mkdir -p -m 1777 "$FAKE_GPU_STATE/processes/$gpu"; echo compute 200 > "$FAKE_GPU_STATE/processes/$gpu/$$"; done
+for gpu in "${mine[@]}"; do
+  mkdir -p -m 1777 "$FAKE_GPU_STATE/processes/$gpu"
+  echo compute 200 > "$FAKE_GPU_STATE/processes/$gpu/$$"
+done
 echo "begin $(now) $ORC_RUN_ID $ORC_ATTEMPT $CUDA_VISIBLE_DEVICES" >> "$JOURNAL"
 sleep "$1"
 for gpu in "${mine[@]}"; do rm -f "$FAKE_GPU_STATE/processes/$gpu/$$"; done
@@ -52,7 +56,7 @@ def overlaps(uses: Iterable[Use]) -> list[str]:
             by_gpu.setdefault(gpu, []).append(use)
     for gpu, mine in by_gpu.items():
         mine.sort(key=lambda use: use.begin)
-        for first, second in zip(mine, mine[1:], strict=False):
+        for first, second in pairwise(mine):
             if second.begin < first.end:
                 found.append(f"{gpu}: {first} and {second}")
     return found
@@ -75,7 +79,7 @@ def idle_while_waiting(runs: Sequence[dict[str, Any]], gpus: int) -> float:
     """
     moments = sorted({t for run in runs for t in (run["queued_at"], run["launched_at"], run["ended_at"])})
     longest = current = 0.0
-    for before, after in zip(moments, moments[1:], strict=False):
+    for before, after in pairwise(moments):
         middle = (before + after) / 2
         free = gpus - sum(len(run["gpus"]) for run in runs if run["launched_at"] <= middle < run["ended_at"])
         waiting = [len(run["gpus"]) for run in runs if run["queued_at"] <= middle < run["launched_at"]]
