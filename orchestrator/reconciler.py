@@ -71,6 +71,8 @@ class Reconciler:
         if self._thread is not None:
             self._thread.join()
         self._gpus.leave()
+        for executor in self._executors.values():
+            executor.close()
 
     def _loop(self) -> None:
         while not self._closing:

@@ -80,3 +80,7 @@ class Executor(Protocol):
     def cancel(self, watched: Watched, seconds_since_asked: float) -> str | None:
         """Asks the job to end (again); answers what it did, for the run's events, or None for nothing new."""
         ...
+
+    def close(self) -> None:
+        """Lets go of what it has in hand; jobs go on."""
+        ...

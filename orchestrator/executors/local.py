@@ -83,6 +83,12 @@ class LocalExecutor:
             orphans.append(claim.process)
         return self._once(watched, signal.SIGKILL, orphans, "KILL sent to the run's processes", again=True)
 
+    def close(self) -> None:
+        """The children go on without us; whoever serves next finds them by their claims."""
+        for process in self._children.values():
+            process.returncode = process.poll() or 0
+        self._children.clear()
+
     def _once(
         self, watched: Watched, number: int, targets: list[ProcessId], message: str, *, again: bool = False
     ) -> str | None:

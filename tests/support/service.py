@@ -106,9 +106,12 @@ def in_process(home: Path, **settings: Any) -> Iterator[InProcess]:
     given = {"home": home, "default_workdir": home, "local_cpus": 4, "stop_grace_seconds": 2.0, **settings}
     made = Settings(**given)
     app = create_app(made)
-    with TestClient(app, base_url="http://localhost") as http:
-        http.headers["X-Auth-Token"] = (home / "token").read_text().strip()
-        yield InProcess(http, app.state.system, made)
+    try:
+        with TestClient(app, base_url="http://localhost") as http:
+            http.headers["X-Auth-Token"] = (home / "token").read_text().strip()
+            yield InProcess(http, app.state.system, made)
+    finally:
+        end_runs(home / "runs")
 
 
 class RealServer(Calls):
