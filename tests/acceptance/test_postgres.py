@@ -1,0 +1,74 @@
+"""The same service over a real PostgreSQL."""
+
+import os
+import pwd
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.service import RealServer, end_runs, real_server
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.fixture
+def database(shared_folder: Path) -> Iterator[str]:
+    """A PostgreSQL of its own on a Unix socket; its URL."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    if not found:
+        pytest.skip("No PostgreSQL server is installed.")
+    uid = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+    data = shared_folder / "data"
+
+    def pg(tool: str, *words: str) -> None:
+        command = [str(found[-1].with_name(tool)), *words]
+        with (shared_folder / "pg.log").open("a") as log:
+            done = subprocess.run(command, user=uid, group=uid, cwd="/", stdout=log, stderr=log, check=False)
+        assert done.returncode == 0, (shared_folder / "pg.log").read_text()[-2000:]
+
+    pg("initdb", "-D", str(data), "-U", "orc", "-A", "trust", "--no-sync")
+    options = f"-c listen_addresses= -c unix_socket_directories={shared_folder} -c fsync=off"
+    pg("pg_ctl", "-D", str(data), "-w", "-o", options, "start")
+    yield f"postgresql://orc@/postgres?host={shared_folder}"
+    pg("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+
+
+def test_the_service_works_over_postgresql(database: str, tmp_path: Path) -> None:
+    with real_server(tmp_path / "home", {"ORC_DATABASE_URL": database, "ORC_LOCAL_CPUS": "4"}) as server:
+        sweep = server.post(
+            "/sweeps",
+            {"name": "s", "base_command": "echo", "parameters": {"x": [1, 2, 3, 4]}, "auto_start": True},
+        )
+        child = server.run("true", depends_on=sweep["run_ids"])
+        assert server.over(child["id"])["status"] == "finished"
+        found = server.get(f"/sweeps/{sweep['id']}")
+        assert (found["status"], found["progress"]["completed"]) == ("completed", 4)
+        assert [event["kind"] for event in server.events(child["id"])][-1] == "run.finished"
+        key = {"Idempotency-Key": "k"}
+        answers = [server.post("/runs", {"name": "once", "command": "true"}, headers=key)["id"] for _ in range(2)]
+        assert answers[0] == answers[1]
+        server.kill()
+        server.start()
+        assert server.get(f"/sweeps/{sweep['id']}")["status"] == "completed"
+        assert not (server.home / "orc.db").exists()
+
+
+def test_one_server_per_postgresql_database(database: str, tmp_path: Path) -> None:
+    with real_server(tmp_path / "one", {"ORC_DATABASE_URL": database}) as server:
+        assert server.process is not None
+        second = RealServer(tmp_path / "two", {"ORC_DATABASE_URL": database})
+        with pytest.raises(AssertionError, match=f"process {server.process.pid}"):
+            second.start()
+        end_runs(tmp_path / "two" / "runs")
+
+
+def test_the_journal_cannot_be_changed(database: str, tmp_path: Path) -> None:
+    import psycopg
+
+    with real_server(tmp_path / "home", {"ORC_DATABASE_URL": database}) as server:
+        server.post("/runs", {"name": "x", "command": "true"})
+        for statement in ("DELETE FROM events", "UPDATE events SET actor = 'nobody'"):
+            with psycopg.connect(database) as connection, pytest.raises(psycopg.Error, match="append-only"):
+                connection.execute(statement)
