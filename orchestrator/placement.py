@@ -51,7 +51,7 @@ def room(session: Session) -> Room:
     if not limited:
         return Room()
     busy = handed_over().with_only_columns(col(Run.sweep_id), func.count()).group_by(col(Run.sweep_id))
-    taken = dict(session.connection().execute(busy).tuples())
+    taken = {row[0]: row[1] for row in session.connection().execute(busy)}
     return Room({sweep_id: (parallel or 0) - taken.get(sweep_id, 0) for sweep_id, parallel in limited})
 
 
