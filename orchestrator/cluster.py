@@ -21,11 +21,14 @@ class ClusterService:
         self._db = db
         self._reader = reader
         self._deadline = deadline
+        self._known: Cluster | None = None
 
     def current(self) -> Cluster:
         """The cluster in force; type "unknown" before the first detection."""
-        with self._db.read() as session:
-            return session.get(Cluster, 1) or Cluster()
+        if self._known is None:
+            with self._db.read() as session:
+                self._known = session.get(Cluster, 1) or Cluster()
+        return self._known
 
     def known(self) -> Cluster:
         """The cluster in force, detected now if it never was."""
@@ -37,7 +40,10 @@ class ClusterService:
     ) -> Cluster:
         """Looks now and stores what was seen. A preferred type overrides what was detected."""
         seen = detect(self._deadline, self._reader.read, own_visible_devices())
-        return self._db.write(lambda session: store(session, seen, actor, preferred, keep_preference=keep_preference))
+        self._known = self._db.write(
+            lambda session: store(session, seen, actor, preferred, keep_preference=keep_preference)
+        )
+        return self._known
 
     def set(self, fields: dict[str, Any], actor: Actor) -> Cluster:
         """Sets fields by hand."""
@@ -50,7 +56,8 @@ class ClusterService:
             change(session, cluster, actor, "cluster.set", "cluster", values)
             return cluster
 
-        return self._db.write(write)
+        self._known = self._db.write(write)
+        return self._known
 
     def public(self) -> dict[str, Any]:
         """The wire's answer: the cluster, and how many runs are where."""

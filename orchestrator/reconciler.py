@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
 from orchestrator import ids, placement, runs
 from orchestrator.collector import Collector
@@ -47,6 +47,7 @@ class Reconciler:
         self._gpus = gpus
         self._collector = collector
         self._held: dict[str, float] = {}
+        self._unsettled = True  # there may be intents without an answer: a crash left them, or a pass that broke
         self._wakeup = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -94,11 +95,11 @@ class Reconciler:
     def once(self) -> float:
         """One pass. Answers after how many seconds the next is due if nothing wakes it."""
         self.passes += 1
-        self._recover()
+        if self._unsettled:
+            self._recover()
+            self._unsettled = False
         live = self._observe()
-        self._fail_orphans()
-        pauses = [self._start_cpu(), self._start_gpu()]
-        self._explain()
+        pauses = self._start_waiting()
         if any(run.stop_requested_at is not None for run in live):
             pauses.append(STOP_LOOK)
         pauses.append(BUSY_LOOK if live or self._held else IDLE_LOOK)
@@ -109,7 +110,7 @@ class Reconciler:
     def _recover(self) -> None:
         """Intents without an answer: looked up and adopted, or taken back so that the run is queued again."""
         with self._db.read() as session:
-            intents = session.exec(select(Submission).where(col(Submission.state) == "intent")).all()
+            intents = session.exec(placement.INTENTS).all()
             members = {intent.id: [runs.get(session, run_id) for run_id in intent.run_ids] for intent in intents}
         for intent in intents:
             for run in members[intent.id]:
@@ -141,7 +142,7 @@ class Reconciler:
     def _observe(self) -> list[Run]:
         """One look at every live run; the moves that follow; stops carried out; metrics read."""
         with self._db.read() as session:
-            live = list(session.exec(placement.handed_over()))
+            live = list(session.exec(placement.HANDED_OVER))
         live = [run for run in live if run.job is not None]
         seen: dict[str, Evidence] = {}
         for name, executor in self._executors.items():
@@ -192,6 +193,18 @@ class Reconciler:
             )
 
     # -- what waits ------------------------------------------------------------------------------------------------
+
+    def _start_waiting(self) -> list[float]:
+        """Everything about queued runs. When to look again."""
+        with self._db.read() as session:
+            waiting = placement.waiting(session)
+        if not waiting.cpu and not waiting.gpu:
+            self._gpus.take([])
+            return []
+        self._fail_orphans()
+        pauses = [self._start_cpu() if waiting.cpu else IDLE_LOOK, self._start_gpu()]
+        self._explain()
+        return pauses
 
     def _fail_orphans(self) -> None:
         """Runs whose parent failed can never start."""
@@ -256,6 +269,7 @@ class Reconciler:
         """Commits the intents, hands the runs to their executors, commits the answers."""
         if not chosen:
             return IDLE_LOOK
+        self._unsettled = True
         started = self._db.write(lambda session: [_intend(session, run.id) for run, _ in chosen])
         words = {run.id: text for run, text in chosen}
         answers: list[tuple[Started, JobHandle]] = []
@@ -268,6 +282,7 @@ class Reconciler:
             else:
                 self._refused(item, answer)
         self._answer(answers, words=words)
+        self._unsettled = False
         return BUSY_LOOK
 
     def _refused(self, item: Started, refusal: Refusal) -> None:

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlmodel import Session
 
 from orchestrator import reconciler as reconciler_module
+from orchestrator import runs
 from orchestrator.errors import StorageError
-from tests.support.service import InProcess, RealServer, in_process, real_server
+from orchestrator.journal import Actor
+from tests.support.service import RealServer, in_process, real_server
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.acceptance
@@ -108,25 +111,19 @@ def test_a_lost_answer_of_the_executor_is_adopted_not_repeated(tmp_path: Path, m
         assert any("Adopted" in event["message"] for event in service.events(run["id"]))
 
 
-def test_an_intent_that_was_never_carried_out_is_taken_back_and_carried_out(service: InProcess) -> None:
-    run = service.post("/runs", {"name": "test", "command": "echo $ORC_ATTEMPT"})
-    system = service.system
-    system.reconciler.close()
-
-    def crash(session: object) -> None:
-        from sqlmodel import Session
-
-        from orchestrator import runs
-        from orchestrator.journal import Actor
-
-        assert isinstance(session, Session)
+def test_an_intent_that_was_never_carried_out_is_taken_back_and_carried_out(tmp_path: Path) -> None:
+    def intend(session: Session) -> None:
         runs.queue(session, run["id"], Actor("test"), allow_queued=False)
         reconciler_module._intend(session, run["id"])
 
-    system.db.write(crash)
-    system.reconciler.once()
-    assert service.over_by_passes(run["id"])["status"] == "finished"
-    assert service.log(run["id"]) == "1\n"
+    with in_process(tmp_path / "home") as service:
+        run = service.post("/runs", {"name": "test", "command": "echo $ORC_ATTEMPT", "executor": "local"})
+        service.system.reconciler.close()
+        service.system.db.write(intend)  # and there the server ends
+    with in_process(tmp_path / "home") as service:
+        assert service.over(run["id"])["status"] == "finished"
+        assert service.log(run["id"]) == "1\n"
+        assert any("never carried out" in event["message"] for event in service.events(run["id"]))
 
 
 TREE = """

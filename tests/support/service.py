@@ -89,16 +89,6 @@ class InProcess(Calls):
         self.system = system
         self.settings = settings
 
-    def over_by_passes(self, run_id: str) -> Json:
-        """The run once it is over, with the reconciler's loop ended and its passes made here."""
-
-        def pass_once() -> Json | None:
-            self.system.reconciler.once()
-            found = dict(self.get(f"/runs/{run_id}"))
-            return found if found["status"] in TERMINAL else None
-
-        return wait_until(pass_once, f"run {run_id} over")
-
 
 @contextmanager
 def in_process(home: Path, **settings: Any) -> Iterator[InProcess]:
