@@ -33,7 +33,7 @@ def _actor(
 
 Sys = Annotated[System, Depends(_system)]
 Who = Annotated[Actor, Depends(_actor)]
-Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
+Limit = Annotated[int, Query(ge=1, le=10_000, description="At most so many.")]
 Before = Annotated[int | None, Query(ge=1, description="The cursor of the next page, from the Link header.")]
 
 

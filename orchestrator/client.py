@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,7 +27,8 @@ from orchestrator.proc import host_name, listener_uid
 Json = dict[str, Any]
 TERMINAL = ("finished", "failed", "stopped")
 START_SECONDS = 30.0
-WAIT_SPACING = (0.1, 2.0)
+WAIT_SPACING = (0.1, 1.0)
+WAIT_LOOKS = 40
 
 
 class RequestFailed(OrcError):
@@ -178,22 +179,30 @@ class Client:
         """A part of a run's log."""
         return dict(self.request("GET", f"/runs/{run_id}/logs", params={"offset": offset, "limit": limit}))
 
-    def wait(self, run_ids: Sequence[str], timeout: float | None = None) -> Iterable[Json]:
-        """The runs once all are over, in the order asked. Raises TimeoutError after ``timeout`` seconds."""
+    def wait(
+        self, run_ids: Sequence[str], timeout: float | None = None, on_over: Callable[[Json], None] = lambda _: None
+    ) -> list[Json]:
+        """The runs once all are over, in the order asked; ``on_over`` is called for each as it is seen.
+
+        Raises TimeoutError after ``timeout`` seconds. A look asks for a few of them only, in turn.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause, longest = WAIT_SPACING
-        done: dict[str, Json] = {}
-        while True:
-            for run_id in run_ids:
-                if run_id not in done and (found := self.run(run_id))["status"] in TERMINAL:
+        left, done = list(dict.fromkeys(run_ids)), dict[str, Json]()
+        while left:
+            for run_id in left[:WAIT_LOOKS]:
+                found = self.run(run_id)
+                left.remove(run_id)
+                if found["status"] in TERMINAL:
                     done[run_id] = found
-            if len(done) == len(set(run_ids)):
-                return [done[run_id] for run_id in run_ids]
-            if deadline is not None and time.monotonic() > deadline:
-                left = ", ".join(run_id for run_id in run_ids if run_id not in done)
-                raise TimeoutError(f"not over after {timeout:g} s: {left}")
-            time.sleep(pause)
+                    on_over(found)
+                else:
+                    left.append(run_id)
+            if left and deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"not over after {timeout:g} s: {', '.join(sorted(left)[:10])}")
+            time.sleep(pause if left else 0)
             pause = min(longest, pause * 1.3)
+        return [done[run_id] for run_id in run_ids]
 
     # -- sweeps and plans ------------------------------------------------------------------------------------------
 

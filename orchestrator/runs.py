@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Text, cast
+from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, select
 
 from orchestrator import ids, metrics
@@ -33,15 +34,16 @@ PUBLIC = (
 
 def public(run: Run) -> dict[str, Any]:
     """A run as the wire shows it."""
+    return _shown(run)
+
+
+def _shown(run: Any) -> dict[str, Any]:
+    """From a row of the table or of a query over its columns."""
     shown = {name: getattr(run, name) for name in PUBLIC}
     shown["stop_requested"] = run.stop_requested_at is not None
-    shown["scheduler"] = {"job_id": _job_id(run)} if run.job else None
-    return shown
-
-
-def _job_id(run: Run) -> str | None:
     process = (run.job or {}).get("process")
-    return str(process["pid"]) if process else None
+    shown["scheduler"] = {"job_id": str(process["pid"]) if process else None} if run.job else None
+    return shown
 
 
 def get(session: Session, run_id: str) -> Run:
@@ -71,9 +73,13 @@ class Filter:
     limit: int = 100
 
 
-def listing(session: Session, wanted: Filter) -> list[Run]:
-    """Runs, newest first."""
-    query = select(Run).order_by(col(Run.seq).desc()).limit(wanted.limit)
+_COLUMNS = (Run.seq, *(getattr(Run, name) for name in PUBLIC), Run.job, Run.stop_requested_at)
+_NEWEST_FIRST = sql_select(*_COLUMNS).order_by(col(Run.seq).desc())
+
+
+def listing(session: Session, wanted: Filter) -> tuple[list[dict[str, Any]], int | None]:
+    """Runs as the wire shows them, newest first, and the cursor after the last. Plain rows: a page is read often."""
+    query = _NEWEST_FIRST.limit(wanted.limit)
     if wanted.archived is not None:
         query = query.where(col(Run.is_archived).is_(wanted.archived))
     if wanted.status:
@@ -85,7 +91,8 @@ def listing(session: Session, wanted: Filter) -> list[Run]:
         query = query.where(cast(col(Run.tags), Text).contains(json.dumps(wanted.tag), autoescape=True))
     if wanted.before is not None:
         query = query.where(col(Run.seq) < wanted.before)
-    return list(session.exec(query))
+    rows = session.connection().execute(query).all()
+    return [_shown(row) for row in rows], rows[-1].seq if rows else None
 
 
 @dataclass(frozen=True)
@@ -167,6 +174,7 @@ def create(session: Session, checks: RunChecks, draft: Draft, actor: Actor) -> R
         created_by=actor,
         created_at=time.time(),
         run_dir=checks.run_dir(run_id),
+        avoid_gpus=[],
         **draft.terms.columns,
     )
     session.add(run)

@@ -44,8 +44,8 @@ def listing(
     """Runs, newest first."""
     wanted = runs.Filter(archived, [str(s) for s in status or ()], sweep_id, plan_id, tag, before, limit)
     with system.db.read() as session:
-        found = runs.listing(session, wanted)
-    return page(request, [runs.public(run) for run in found], limit, found[-1].seq if found else None)
+        found, cursor = runs.listing(session, wanted)
+    return page(request, found, limit, cursor)
 
 
 @router.get("/runs/{run_id}")

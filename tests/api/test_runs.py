@@ -1,9 +1,11 @@
 """Runs over HTTP: made, listed, moved, refused; what a command finds around it."""
 
+import itertools
 import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.service import InProcess, Json, end_runs, in_process
+from orchestrator.executors.base import Task
+from tests.support.service import InProcess, Json, in_process
 from tests.support.waiting import wait_until
 
 NONE = type(None)
@@ -45,10 +48,11 @@ class Gate:
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
+def gate(service: InProcess, tmp_path: Path) -> Iterator[Gate]:
     made = Gate(tmp_path / "gate")
     yield made
     made.open()
+    wait_until(lambda: not service.get("/runs", status=["launching", "running"]), "the runs behind the gate")
 
 
 def make(service: InProcess, command: str = "true", **fields: Any) -> Json:
@@ -64,8 +68,12 @@ def passes(service: InProcess, count: int = 2) -> None:
     """Until the loop has looked at everything again."""
     reconciler = service.system.reconciler
     goal = reconciler.passes + count
-    reconciler.wake()
-    wait_until(lambda: reconciler.wake() or reconciler.passes >= goal, "passes of the reconciler")
+
+    def done() -> bool:
+        reconciler.wake()
+        return reconciler.passes >= goal
+
+    wait_until(done, "passes of the reconciler")
 
 
 def everything(service: InProcess) -> tuple[Any, Any]:
@@ -232,8 +240,10 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
         wait_until(lambda: service.get(f"/runs/{runs['queued']}")["reason"] == "DEPENDENCY")
         assert {stage: service.status(run) for stage, run in runs.items()} == {stage: stage for stage in runs}
         yield Stages(service, runs)
+        patch.undo()
         (folder / "gate").touch()
-    end_runs(folder / "home" / "runs")
+        for stage in ("launching", "running"):
+            service.over(runs[stage])
 
 
 REFUSED = {
@@ -302,6 +312,7 @@ def test_a_queued_run_stops_at_once_and_never_executes(service: InProcess) -> No
 def test_a_running_run_stops_with_all_its_processes(service: InProcess, gate: Gate) -> None:
     run = service.run(f"trap '' TERM; ({gate.wait}) & setsid bash -c {shlex.quote(gate.wait)} & echo up; wait")
     wait_until(lambda: "up" in service.log(run["id"]))
+    service.until(run["id"], "running")
     answer = service.post(f"/runs/{run['id']}/stop")
     assert (answer["status"], answer["stop_requested"]) == ("running", True)
     service.post(f"/runs/{run['id']}/stop")
@@ -319,6 +330,20 @@ def test_a_launching_run_can_be_stopped(service: InProcess, gate: Gate, monkeypa
         service.until(run["id"], "launching")
         assert service.post(f"/runs/{run['id']}/stop")["stop_requested"] is True
     assert service.over(run["id"])["status"] == "stopped"
+
+
+# BUG: states.decide() calls an attempt that ended before its claim SUBMIT_REJECTED even when it was our own TERM that
+# ended it: a stop in the first milliseconds ends as "failed" (seen about once in 100 stops under load).
+def test_a_run_stopped_before_its_job_took_it_is_stopped(service: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_slow(task: Task, *_: object) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["/bin/sleep", "60"], env={"ORC_RUN_ID": task.run_id}, start_new_session=True)
+
+    monkeypatch.setattr(service.system.reconciler._executors["local"], "_spawn", too_slow)
+    run = service.run("true")
+    service.until(run["id"], "launching")
+    service.post(f"/runs/{run['id']}/stop")
+    over = service.over(run["id"])
+    assert (over["status"], over["reason"]) == ("stopped", "CANCELLED")
 
 
 def test_an_archived_run_is_listed_apart(service: InProcess) -> None:
@@ -460,6 +485,7 @@ def test_what_depends_on_a_failure_fails(service: InProcess, gate: Gate, end: st
     parent = service.run(f"{gate.wait}; exit 3")
     child = service.run("true", depends_on=[parent["id"]])
     grandchild = service.run("true", depends_on=[child["id"]])
+    service.until(parent["id"], "running")
     if end == "stopped":
         service.post(f"/runs/{parent['id']}/stop")
     gate.open()
@@ -473,7 +499,8 @@ def test_what_depends_on_a_failure_fails(service: InProcess, gate: Gate, end: st
     assert parent["id"] in detail
 
 
-def test_one_cpu_serves_by_priority_then_in_order_of_arrival(tmp_path: Path, gate: Gate) -> None:
+def test_one_cpu_serves_by_priority_then_in_order_of_arrival(tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
     with in_process(tmp_path / "home", local_cpus=1) as service:
         service.post("/cluster/detect", {"preferred_type": "cpu_only"})
         blocker = service.run(gate.wait)
@@ -488,8 +515,8 @@ def test_one_cpu_serves_by_priority_then_in_order_of_arrival(tmp_path: Path, gat
         runs = [run for run in service.get("/runs") if run["id"] != blocker["id"]]
         by_start = sorted(runs, key=lambda run: float(run["started_at"]))
         assert [run["name"] for run in by_start] == ["a", "b", "c", "d", "queued last"]
-        for one, next_one in zip(by_start, by_start[1:], strict=False):
-            assert one["ended_at"] <= next_one["started_at"]
+        for one, following in itertools.pairwise(by_start):
+            assert one["ended_at"] <= following["started_at"]
 
 
 def test_cpus_are_not_given_twice_and_nobody_overtakes(service: InProcess, gate: Gate) -> None:
@@ -593,15 +620,15 @@ def test_a_command_sees_its_own_variables(service: InProcess) -> None:
 
 
 def test_a_command_sees_nothing_of_the_servers_secrets(service: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden = ("ORC_TOKEN", "ORC_TOKEN_FILE", "ORC_DATABASE_URL", "FOO_SECRET", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN")
-    hidden += ("SLURM_JOB_ID", "SBATCH_ACCOUNT", "SQUEUE_FORMAT", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "BASH_ENV")
-    hidden += ("PYTHONPATH", "ORC_SWEEP_ID")
+    hidden = {"ORC_TOKEN", "ORC_TOKEN_FILE", "ORC_DATABASE_URL", "ORC_SWEEP_ID", "FOO_SECRET", "AWS_SECRET_ACCESS_KEY"}
+    hidden |= {"GITHUB_TOKEN", "SLURM_JOB_ID", "SBATCH_ACCOUNT", "SQUEUE_FORMAT", "CUDA_VISIBLE_DEVICES"}
+    hidden |= {"VIRTUAL_ENV", "PYTHONPATH", "BASH_ENV"}
     for name in hidden:
         monkeypatch.setenv(name, "hidden-value")
     monkeypatch.setenv("LC_TIME", "C.UTF-8")
     _, seen = environment(service)
     assert "hidden-value" not in json.dumps(seen)
-    assert not set(hidden) & set(seen)
+    assert not hidden & set(seen)
     assert (service.settings.home / "token").read_text().strip() not in json.dumps(seen)
     assert seen["LC_TIME"] == "C.UTF-8"
 
@@ -716,7 +743,7 @@ def test_conda_and_module_work_without_rc_files(
     assert service.log(run["id"]).splitlines() == [*expected, "module: load two 2", "two 2"]
 
 
-def test_a_thousand_waiting_runs_do_not_slow_a_stop(service: InProcess, gate: Gate) -> None:
+def test_a_long_queue_does_not_slow_a_stop(service: InProcess, gate: Gate) -> None:
     body = {"name": "s", "base_command": gate.wait + "; :", "parameters": {"x": list(range(300))}, "auto_start": True}
     sweep = service.post("/sweeps", body)
     begin = time.monotonic()

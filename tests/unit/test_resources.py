@@ -201,4 +201,4 @@ def test_what_cannot_be_is_refused_and_its_field_named(asked: dict[str, Any], fi
 def test_what_was_asked_for_cannot_be_changed() -> None:
     asked = Resources(gpus=1)
     with pytest.raises(ValidationError, match="frozen"):
-        asked.gpus = 2
+        asked.gpus = 2  # type: ignore[misc]
