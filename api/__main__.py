@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 
 from pydantic import ValidationError
@@ -19,6 +20,9 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # our own handlers say it
+    if "ORC_RUN_ID" in os.environ:
+        sys.stderr.write("A server started from inside a run would end with it: start it outside.\n")
+        return 1
     given = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
     try:
         settings = Settings(**given)

@@ -1,6 +1,7 @@
 """How answers and errors look on the wire."""
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +12,19 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from api.guard import MAX_BODY, BodyTooLarge
 from orchestrator.errors import BadInput, Conflict, OrcError, Unauthorized
 
 log = logging.getLogger(__name__)
+UNREADABLE = "There was an error parsing the body"  # FastAPI's words for what json cannot read
+
+
+class Kept(Exception):
+    """The first answer to an Idempotency-Key: it ends the request that repeats it."""
+
+    def __init__(self, status: int, answer: Any) -> None:
+        super().__init__()
+        self.status = status
+        self.answer = answer
 
 
 def dumps(content: Any) -> bytes:
@@ -48,7 +58,7 @@ def explain(errors: Sequence[Any]) -> list[dict[str, Any]]:
         item = {"loc": list(error["loc"]), "msg": str(error["msg"]), "type": error["type"]}
         context = error.get("ctx") or {}
         if error["type"] in {"literal_error", "enum"}:
-            item["choices"] = context.get("expected")
+            item["choices"] = re.findall(r"'([^']*)'", str(context.get("expected")))
         shown.append(item)
     return shown
 
@@ -82,9 +92,9 @@ def install(app: FastAPI) -> None:
     def on_bad_value(_request: Request, error: ValidationError) -> Json:
         return Json({"detail": explain(error.errors())}, 422)
 
-    @app.exception_handler(BodyTooLarge)
-    def on_large_body(_request: Request, _error: BodyTooLarge) -> Json:
-        return Json({"detail": f"The body is larger than {MAX_BODY} bytes."}, 413)
+    @app.exception_handler(Kept)
+    def on_kept(_request: Request, kept: Kept) -> Json:
+        return Json(kept.answer, kept.status)
 
     @app.exception_handler(Exception)
     def on_defect(request: Request, error: Exception) -> Json:
@@ -93,4 +103,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def on_http(_request: Request, error: HTTPException) -> Json:
+        if error.status_code == 400 and error.detail == UNREADABLE:
+            item = {"loc": ["body"], "msg": "The body cannot be read as JSON.", "type": "json_invalid"}
+            return Json({"detail": [item]}, 422)
         return Json({"detail": error.detail}, error.status_code, dict(error.headers or {}))

@@ -4,17 +4,19 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import Depends, FastAPI, Security
+from fastapi import FastAPI, Security
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from api import answers, docs
 from api.activity import Activity
 from api.answers import Json
-from api.deps import Sys, Who
+from api.deps import Sys
 from api.guard import Guard
 from api.routes import alerts, cluster, events, outputs, plans, runs, sweeps
 from api.signal import Commits
@@ -24,9 +26,21 @@ from orchestrator.settings import Settings
 from orchestrator.wiring import System, build
 
 log = logging.getLogger(__name__)
-# Said in the OpenAPI schema; the check itself is the dependency `Who`.
+# Said in the OpenAPI schema; the check itself is the Guard's.
 _TOKEN = Security(APIKeyHeader(name="X-Auth-Token", auto_error=False, scheme_name="X-Auth-Token"))
 _BEARER = Security(HTTPBearer(auto_error=False))
+
+
+class Service(FastAPI):
+    """FastAPI behind the Guard: also what answers when all else fails passes it."""
+
+    def __init__(self, *, allowed_hosts: list[str], **options: Any) -> None:
+        self._allowed_hosts = allowed_hosts
+        super().__init__(**options)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The application as it is served."""
+        return Guard(super().build_middleware_stack(), self, self._allowed_hosts)
 
 
 def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -> FastAPI:
@@ -53,7 +67,7 @@ def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: No
             redetect.close()
             system.close()
 
-    app = FastAPI(
+    app = Service(
         title="orc",
         version=__version__,
         description="Turns a research plan into tracked runs.",
@@ -61,6 +75,7 @@ def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: No
         docs_url=None,
         redoc_url=None,
         default_response_class=Json,
+        allowed_hosts=settings.allowed_hosts,
     )
     app.state.commits = commits
     app.state.failure = None
@@ -69,11 +84,10 @@ def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: No
     for module in (cluster, runs, sweeps, plans, alerts, events, outputs):
         for route in module.router.routes:
             _summarise(route)
-        app.include_router(module.router, dependencies=[Depends(_authorized), _TOKEN, _BEARER])
+        app.include_router(module.router, dependencies=[_TOKEN, _BEARER])
     app.include_router(docs.router)
     app.add_api_route("/healthz", healthz, tags=["service"], summary="The service answers.")
     app.add_api_route("/readyz", readyz, tags=["service"], summary="The service works.")
-    app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
     return app
 
 
@@ -83,10 +97,6 @@ def _summarise(route: BaseRoute) -> None:
         route.summary = route.endpoint.__doc__.strip().splitlines()[0].rstrip(".")
 
 
-def _authorized(_actor: Who) -> None:
-    """Every route of the API needs a token."""
-
-
 def healthz() -> Json:
     """Alive."""
     return Json({"status": "ok", "version": __version__})
@@ -94,12 +104,7 @@ def healthz() -> Json:
 
 def readyz(system: Sys) -> Response:
     """Ready: the database can be read and written, the reconciler's passes succeed."""
-    trouble = system.reconciler.trouble
-    if trouble is None:
-        try:
-            system.holding.renew()
-        except OrcError as error:
-            trouble = error.message
+    trouble = system.reconciler.trouble or system.holding.trouble
     return Json(
         {"status": "ready" if trouble is None else "not ready", "trouble": trouble}, 200 if trouble is None else 503
     )
@@ -126,7 +131,7 @@ class Redetection:
         while True:
             try:
                 self._system.cluster.detect()
-            except OrcError as error:
-                log.error("the machine could not be detected: %s", error.message)
+            except Exception:
+                log.exception("the machine could not be detected")
             if self._stop.wait(self._system.settings.redetect_seconds):
                 return

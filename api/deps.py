@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Query, Request
 from sqlmodel import Session
 
-from api.answers import Json, dumps
+from api.answers import Json, Kept, dumps
 from orchestrator import idempotency
 from orchestrator.errors import Conflict
 from orchestrator.journal import Actor
@@ -19,22 +19,16 @@ def _system(request: Request) -> System:
     return system
 
 
-def _actor(
-    request: Request,
-    x_auth_token: Annotated[str | None, Header()] = None,
-    authorization: Annotated[str | None, Header()] = None,
-) -> Actor:
-    token = x_auth_token
-    if token is None and authorization is not None and authorization.lower().startswith("bearer "):
-        token = authorization[7:].strip()
-    request.app.state.activity.touch()
-    return _system(request).access.actor(token)
+def _actor(request: Request) -> Actor:
+    """Whose token the Guard has seen."""
+    actor: Actor = request.state.actor
+    return actor
 
 
 Sys = Annotated[System, Depends(_system)]
 Who = Annotated[Actor, Depends(_actor)]
 Limit = Annotated[int, Query(ge=1, le=10_000, description="At most so many.")]
-Before = Annotated[int | None, Query(ge=1, description="The cursor of the next page, from the Link header.")]
+Before = Annotated[int | None, Query(ge=1, le=2**62, description="The cursor of the next page, from the Link header.")]
 
 
 class Once:
@@ -43,6 +37,14 @@ class Once:
     def __init__(self, system: System, actor: Actor, route: str, key: str | None, body: bytes) -> None:
         self._system = system
         self._claim = idempotency.Claim(actor, route, key, idempotency.digest(body)) if key else None
+
+    def recall(self) -> None:
+        """Ends the request with the first answer, where there is one: before anything is checked again."""
+        if self._claim is not None:
+            with self._system.db.read() as session:
+                kept = idempotency.recall(session, self._claim)
+            if kept is not None:
+                raise Kept(*kept)
 
     def __call__(self, create: Callable[[Session], Any], status: int = 200) -> Json:
         """The answer of ``create``, or the first one to the same key."""
@@ -77,7 +79,9 @@ def _once(
 ) -> Once:
     if idempotency_key is not None and not idempotency_key.strip():
         raise Conflict("The Idempotency-Key is empty: leave it out, or send one of your own making.")
-    return Once(system, actor, request.url.path, idempotency_key, body)
+    once = Once(system, actor, request.url.path, idempotency_key, body)
+    once.recall()
+    return once
 
 
 OnceOnly = Annotated[Once, Depends(_once)]

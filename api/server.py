@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -110,6 +111,7 @@ def serve(settings: Settings, *, on_demand: bool = False) -> int:
     server = Server(settings, path, on_demand=on_demand)
     try:
         unix = _unix(path)
+        mine = path.stat().st_ino
     except ServerRunning as error:
         log.error("%s", error.message)
         return 1
@@ -120,19 +122,21 @@ def serve(settings: Settings, *, on_demand: bool = False) -> int:
     except SystemExit:  # uvicorn's way to say that the start failed; why is told below
         log.debug("the start failed")
     finally:
-        _clean_up(settings.home, path)
+        _clean_up(settings.home, path, mine)
     trouble = server.lost or server.application.state.failure
     if trouble is not None:
         log.error("%s", trouble)
     return 0 if server.started and trouble is None else 1
 
 
-def _clean_up(home: Path, path: Path) -> None:
-    """Takes away what is ours."""
+def _clean_up(home: Path, path: Path, inode: int) -> None:
+    """Takes away what is ours, and nothing that another server has put in its place."""
     found = home_files.read_server_file(home)
     if found is not None and found.get("pid") == os.getpid():
         (home / "server.json").unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        if path.stat().st_ino == inode:
+            path.unlink()
 
 
 def _tcp(host: str, port: int) -> socket.socket:

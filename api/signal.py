@@ -1,6 +1,7 @@
 """Tells waiting streams that something was committed."""
 
 import asyncio
+from contextlib import suppress
 
 
 class Commits:
@@ -17,8 +18,9 @@ class Commits:
 
     def notify(self) -> None:
         """Something was committed (called from any thread)."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._fire)
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended, and with it everybody who waits
+                self._loop.call_soon_threadsafe(self._fire)
 
     def close(self) -> None:
         """Streams end."""
@@ -29,12 +31,15 @@ class Commits:
         self._event.set()
         self._event = asyncio.Event()
 
-    async def wait(self, seconds: float) -> None:
-        """Until the next commit, at most so long."""
-        event = self._event
+    def mark(self) -> asyncio.Event:
+        """Taken before one looks: what is committed from then on ends the wait."""
+        return self._event
+
+    async def wait(self, mark: asyncio.Event, seconds: float) -> None:
+        """Until the next commit after ``mark``, at most so long."""
         if self.closing:
             return
         try:
-            await asyncio.wait_for(event.wait(), seconds)
+            await asyncio.wait_for(mark.wait(), seconds)
         except TimeoutError:
             return

@@ -7,6 +7,7 @@ with Client() as orc:
     print(orc.wait([run["id"]])[0]["status"])
 """
 
+import ipaddress
 import os
 import socket
 import struct
@@ -22,7 +23,7 @@ import httpx2
 
 from orchestrator import home as home_files
 from orchestrator.errors import OrcError, ServerUnreachable, UntrustedServer
-from orchestrator.proc import host_name, listener_uid
+from orchestrator.proc import ProcessId, host_name, listener_uid
 
 Json = dict[str, Any]
 TERMINAL = ("finished", "failed", "stopped")
@@ -74,7 +75,7 @@ class Client:
 
     def _connect(self, url: str | None, *, start: bool) -> httpx2.Client:
         if url is not None:
-            return self._over_tcp(url, check=_is_loopback(url))
+            return self._over_tcp(url)
         found = self._running()
         if found is None and start:
             start_server(self.home)
@@ -98,17 +99,21 @@ class Client:
             if owner != os.getuid():
                 raise UntrustedServer(f"The process behind {path} belongs to uid {owner}: the token was not sent.")
             return self._client(httpx2.HTTPTransport(uds=str(path)), "http://localhost")
-        return self._over_tcp(str(said["url"]), check=True) if _answers(str(said["url"])) else None
+        alive = ProcessId.of(int(said["pid"])) is not None
+        return self._over_tcp(str(said["url"])) if alive and _answers(str(said["url"])) else None
 
-    def _over_tcp(self, url: str, *, check: bool) -> httpx2.Client:
-        """A connection over TCP; to this machine only when the process that listens is the user's own."""
-        if check:
-            parts = httpx2.URL(url)
-            owner = listener_uid(_address(parts.host), parts.port or 80)
-            if owner is None:
-                raise ServerUnreachable(f"Nothing listens at {url}.")
-            if owner != os.getuid():
-                raise UntrustedServer(f"What listens at {url} belongs to uid {owner}: the token was not sent.")
+    def _over_tcp(self, url: str) -> httpx2.Client:
+        """A connection over TCP: to this machine alone, and only when the process that listens is the user's own."""
+        parts = httpx2.URL(url)
+        if not _is_loopback(parts.host):
+            raise UntrustedServer(
+                f"{url} is not on this machine: the token was not sent. Reach it by a tunnel (ssh -L) to localhost."
+            )
+        owner = listener_uid(_address(parts.host), parts.port or 80)
+        if owner is None:
+            raise ServerUnreachable(f"Nothing listens at {url}.")
+        if owner != os.getuid():
+            raise UntrustedServer(f"What listens at {url} belongs to uid {owner}: the token was not sent.")
         return self._client(None, url)
 
     def _client(self, transport: httpx2.HTTPTransport | None, url: str) -> httpx2.Client:
@@ -245,6 +250,10 @@ class Client:
 
 def start_server(home: Path) -> None:
     """Starts a server on demand, detached, and waits until it answers. Raises ServerUnreachable with its last words."""
+    if "ORC_RUN_ID" in os.environ:
+        raise ServerUnreachable(
+            f"No server runs for {home}, and one started from inside a run would end with it: `orc serve` outside."
+        )
     home_files.make_home(home)
     log = home / "server.log"
     command = [sys.executable, "-m", "api", "--on-demand", "--port", "0"]
@@ -283,9 +292,13 @@ def _detail(answer: httpx2.Response) -> Any:
     return detail
 
 
-def _is_loopback(url: str) -> bool:
-    host = httpx2.URL(url).host
-    return host in {"localhost", "::1"} or host.startswith("127.")
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _address(host: str) -> str:

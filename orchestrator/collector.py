@@ -1,78 +1,115 @@
-"""Reads the metrics of live runs as their files grow, and counts each row once."""
+"""Reads the metrics of runs as their files grow, and counts each row once. Its own thread does the work."""
 
+import logging
+import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sqlmodel import Session
 
 from orchestrator import metrics
 from orchestrator.db import Database
-from orchestrator.metrics import Reading
+from orchestrator.errors import OrcError
 from orchestrator.models import Run
 from orchestrator.rundir import RunDir
 from orchestrator.wandbfiles import WandbReader
 
+log = logging.getLogger(__name__)
 SPACING = 1.0  # seconds between two looks at one run's files while it runs
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What was new for one run."""
-
-    run_id: str
-    reading: Reading
-    expected_offset: int
+PATIENCE = 2.0  # seconds that the end of runs waits for their metrics; what is left is read after it
 
 
 class Collector:
-    """Knows where each file was read to, and does the reading outside the writer."""
+    """Looks at the files of the runs that it was told of; a large or hanging file holds up nothing but metrics."""
 
     def __init__(self, db: Database, runs_dir: Path, wandb: WandbReader) -> None:
         self._db = db
         self._runs_dir = runs_dir
         self._wandb = wandb
+        self._condition = threading.Condition()
+        self._live: dict[str, Run] = {}
         self._looked: dict[str, float] = {}
+        self._ended: dict[str, Run] = {}
+        self._closing = False
+        self._thread = threading.Thread(target=self._loop, name="collector", daemon=True)
+        self._thread.start()
 
-    def collect(self, runs: Iterable[Run]) -> bool:
-        """Reads what is new of these runs (not more often than SPACING) and stores it; whether there was anything."""
-        now = time.monotonic()
-        due = [run for run in runs if now - self._looked.get(run.id, -SPACING) >= SPACING]
-        self._looked |= {run.id: now for run in due}
-        return self._read(due)
+    def watch(self, runs: Iterable[Run]) -> None:
+        """These are the runs whose files grow."""
+        with self._condition:
+            self._live = {run.id: run for run in runs}
+            self._looked = {run_id: at for run_id, at in self._looked.items() if run_id in self._live}
+            self._condition.notify_all()
 
     def finish(self, runs: Iterable[Run]) -> None:
-        """Reads all that is left of runs that have ended."""
-        ended = list(runs)
-        for run in ended:
-            self._looked.pop(run.id, None)
-        while self._read(ended):
-            continue
+        """These have ended: reads all that is left of them, and waits for it a moment."""
+        mine = {run.id: run for run in runs}
+        if not mine:
+            return
+        with self._condition:
+            self._ended |= mine
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: not (mine.keys() & self._ended.keys()), PATIENCE)
 
-    def _read(self, runs: list[Run]) -> bool:
-        if not runs:
-            return False
+    def close(self) -> None:
+        """Ends the thread after the look under way."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while (work := self._next()) is not None:
+            for run, ended in work:
+                more = self._safely(lambda run=run: self._read(run))  # type: ignore[misc]  # bound now
+                if ended and not more:
+                    with self._condition:
+                        self._ended.pop(run.id, None)
+                        self._condition.notify_all()
+
+    def _next(self) -> list[tuple[Run, bool]] | None:
+        """What is to be read now: all that has ended, and the live ones not looked at for a while. None: the end."""
+        with self._condition:
+            while not self._closing:
+                now = time.monotonic()
+                due = [run for run_id, run in self._live.items() if now - self._looked.get(run_id, -SPACING) >= SPACING]
+                if due or self._ended:
+                    self._looked |= {run.id: now for run in due}
+                    live = [(run, False) for run in due if run.id not in self._ended]
+                    return [(run, True) for run in self._ended.values()] + live
+                self._condition.wait(SPACING if self._live else None)
+            return None
+
+    def _safely(self, read: Callable[[], bool]) -> bool:
+        try:
+            return read()
+        except OrcError as error:
+            log.error("metrics could not be stored: %s", error.message)
+        except Exception:
+            log.exception("metrics could not be read")
+        return False
+
+    def _read(self, run: Run) -> bool:
+        """One look at one run's files; whether there was anything new."""
+        run_dir = RunDir(self._runs_dir, run.id)
+        files = [run_dir.metrics, *self._wandb.files(run_dir.path, run.wandb_dir)]
+        more = False
+        for path in files:
+            more = self._read_file(run, path) or more
+        return more
+
+    def _read_file(self, run: Run, path: Path) -> bool:
         with self._db.read() as session:
-            batches = [batch for run in runs for batch in self._new(session, run)]
-        if not batches:
-            return False
+            offset = metrics.source_offset(session, run.id, str(path))
+            wandb = path.name.endswith(".wandb")
+            reading = self._wandb.read(path, offset) if wandb else metrics.read_lines(path, offset)
+            if reading is None:
+                return False
+            counted = metrics.aggregate(session, run.id, reading, offset)
 
         def write(session: Session) -> None:
-            for batch in batches:
-                metrics.store(session, batch.run_id, batch.reading, batch.expected_offset)
+            metrics.write(session, counted)
 
         self._db.write(write)
         return True
-
-    def _new(self, session: Session, run: Run) -> list[Batch]:
-        run_dir = RunDir(self._runs_dir, run.id)
-        found = []
-        plain = metrics.source_offset(session, run.id, str(run_dir.metrics))
-        if (reading := metrics.read_lines(run_dir.metrics, plain)) is not None:
-            found.append(Batch(run.id, reading, plain))
-        for path in self._wandb.files(run_dir.path, run.wandb_dir):
-            offset = metrics.source_offset(session, run.id, str(path))
-            if (reading := self._wandb.read(path, offset)) is not None:
-                found.append(Batch(run.id, reading, offset))
-        return found

@@ -26,6 +26,7 @@ from orchestrator.filesystems import is_network, kind_of
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Write = Callable[[Session], T]
+Item = tuple[Write[Any], "Future[Any]"]
 BATCH = 500
 
 
@@ -39,6 +40,7 @@ class Database:
         self.network = self.path is not None and is_network(kind_of(self.path.parent))
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.path.touch(mode=0o600)  # what runs are given in their environment is in there; SQLite keeps the mode
         self.writer_engine = self._engine(readonly=False)
         self.reader_engine = self._engine(readonly=True)
         self.writer = Writer(self.writer_engine)
@@ -106,7 +108,7 @@ class Writer:
         ending = False
         while not ending:
             item = self._queue.get()
-            batch: list[tuple[Write[Any], Future[Any]]] = []
+            batch: list[Item] = []
             while item is not None:
                 batch.append(item)
                 if len(batch) == BATCH or self._queue.empty():
@@ -114,26 +116,36 @@ class Writer:
                 item = self._queue.get()
             ending = item is None
             if batch:
-                self._commit(batch)
+                self._settle(batch)
 
-    def _commit(self, batch: list[tuple[Write[Any], "Future[Any]"]]) -> None:
+    def _settle(self, batch: "list[Item]") -> None:
+        """Commits a batch; whatever goes wrong, everybody who waits gets an answer and the thread lives on."""
+        try:
+            self._commit(batch)
+        except Exception as error:
+            log.exception("the writer met a defect")
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+
+    def _commit(self, batch: "list[Item]") -> None:
         try:
             outcomes = self._transaction([function for function, _ in batch])
         except Exception as error:
             if len(batch) > 1:  # something broke the whole transaction: each on its own
                 for item in batch:
-                    self._commit([item])
+                    self._settle([item])
             else:
                 batch[0][1].set_exception(storage_error(error))
             return
         self.commits += 1
-        for listener in self._listeners:
-            listener()
         for (_, future), (result, failure) in zip(batch, outcomes, strict=True):
             if failure is None:
                 future.set_result(result)
             else:
                 future.set_exception(failure)
+        for listener in self._listeners:
+            listener()
 
     def _transaction(self, functions: list[Write[Any]]) -> list[tuple[Any, Exception | None]]:
         outcomes: list[tuple[Any, Exception | None]] = []
@@ -142,12 +154,14 @@ class Writer:
                 self.fence(session)
             for function in functions:
                 try:
-                    with session.begin_nested():
-                        outcomes.append((function(session), None))
+                    with session.begin_nested():  # what is wrong may show only as it ends, when it is flushed
+                        result = function(session)
                 except OperationalError:
                     raise
                 except Exception as error:
                     outcomes.append((None, storage_error(error)))
+                else:
+                    outcomes.append((result, None))
         return outcomes
 
 

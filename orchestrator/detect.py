@@ -15,8 +15,9 @@ from orchestrator.executors.gpus import Gpu, GpuReading
 
 ClusterType = Literal["slurm", "local_gpu", "cpu_only"]
 TYPES: tuple[ClusterType, ...] = ("slurm", "local_gpu", "cpu_only")
-# Input variables would change what the commands answer; SLURM_CONF alone says where the cluster is.
-SCRUBBED = ("SBATCH_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_", "SLURM_")
+# Input variables would change what the commands answer; SLURM_CONF alone says where the cluster is. ORC_ variables may
+# hold secrets of the server.
+SCRUBBED = ("ORC_", "SBATCH_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_", "SLURM_")
 
 LABELS = {
     "slurm": ("Slurm cluster", "Runs are sbatch jobs; the scheduler hands out GPUs (--gres)."),
@@ -68,6 +69,7 @@ def probe_sinfo(deadline: float) -> Probe:
             command,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=deadline,
             check=False,
             env=slurm_environment(os.environ),
@@ -118,15 +120,25 @@ def _nodes(output: str) -> dict[str, Any]:
             "cpus": cpus,
         }
     types = sorted(
-        {part.split(":")[1] for n in nodes.values() for part in _gpu_parts(n["gres"]) if part.count(":") > 1}
+        {
+            part.split(":")[1]
+            for n in nodes.values()
+            for part in map(_bare, _gpu_parts(n["gres"]))
+            if part.count(":") > 1
+        }
     )
     return {"nodes": nodes, "partitions": sorted(partitions), "gres_types": types}
 
 
 def count_gres(text: str) -> int:
     """GPUs in ``gpu:a100:4(S:0-1),gpu:2`` and the like."""
-    counts = [part.split("(")[0].rsplit(":", 1)[-1] for part in _gpu_parts(text)]
+    counts = [_bare(part).rsplit(":", 1)[-1] for part in _gpu_parts(text)]
     return sum(int(count) for count in counts if count.isdigit())
+
+
+def _bare(part: str) -> str:
+    """A GRES without what stands in parentheses."""
+    return part.split("(", maxsplit=1)[0]
 
 
 def _gpu_parts(text: str) -> list[str]:

@@ -19,6 +19,7 @@ NETWORK = frozenset(
         "fuse.glusterfs",
     }
     | {"fuse.sshfs", "fuse.ceph", "afs", "panfs", "pvfs2", "orangefs", "9p", "wekafs", "fuse.juicefs"}
+    | {"fuse.ceph-fuse", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse", "fuse.dfuse", "fuse.goofys", "fuse.mount-s3"}
 )
 
 

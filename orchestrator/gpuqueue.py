@@ -130,7 +130,8 @@ class GpuQueue:
     def forget(self, run_ids: Iterable[str]) -> None:
         """These leases are their jobs' now."""
         for run_id in run_ids:
-            self._leases.pop(run_id, None)
+            if (lease := self._leases.pop(run_id, None)) is not None:
+                lease.close()
 
     def release_unused(self) -> None:
         """Gives back what was leased for runs that did not start after all."""
@@ -150,7 +151,8 @@ class GpuQueue:
     def contention(self, run: Run, made: Move) -> Move | None:
         """Instead of a failure in a run's first moments for a GPU that was busy after all: back into the queue."""
         ended, started = made.fields.get("ended_at"), made.fields.get("started_at") or run.started_at
-        if made.status is not RunStatus.FAILED or not run.lease_gpus or ended is None or started is None:
+        by_itself = made.status is RunStatus.FAILED and made.reason in {Reason.NONZERO_EXIT, Reason.SIGNAL}
+        if not by_itself or not run.lease_gpus or ended is None or started is None:
             return None
         if ended - started > self._busy_retry_seconds or run.gpu_retries >= MAX_BUSY_RETRIES:
             return None

@@ -27,7 +27,20 @@ def value_text(value: Any) -> str:
 def command_line(base: str, configuration: Mapping[str, Any]) -> str:
     """``base --name=value …``, each quoted for the shell."""
     options = [f"--{name}={shlex.quote(value_text(value))}" for name, value in configuration.items()]
-    return " ".join([base.rstrip(), *options])
+    return " ".join([_without_end(base), *options])
+
+
+def _without_end(text: str) -> str:
+    """Without white space and line continuations at its end; an escaped blank there is kept."""
+    while True:
+        bare = text.rstrip()
+        escaped = (len(bare) - len(bare.rstrip("\\"))) % 2 == 1
+        after = text[len(bare) : len(bare) + 1]
+        if not escaped or not after:
+            return bare
+        if after != "\n":
+            return bare + after
+        text = bare[:-1]
 
 
 def short_name(configuration: Mapping[str, Any]) -> str:

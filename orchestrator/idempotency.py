@@ -37,13 +37,12 @@ def digest(body: bytes) -> str:
 
 def recall(session: Session, claim: Claim) -> tuple[int, Any] | None:
     """The first answer to this key. Raises Conflict when the key came with another body."""
-    now = time.time()
-    session.connection().execute(delete(IdempotentAnswer).where(col(IdempotentAnswer.created_at) < now - KEPT_SECONDS))
     found = session.exec(
         select(IdempotentAnswer).where(
             col(IdempotentAnswer.actor) == claim.actor,
             col(IdempotentAnswer.route) == claim.route,
             col(IdempotentAnswer.key) == claim.key,
+            col(IdempotentAnswer.created_at) >= time.time() - KEPT_SECONDS,
         )
     ).first()
     if found is None:
@@ -54,7 +53,9 @@ def recall(session: Session, claim: Claim) -> tuple[int, Any] | None:
 
 
 def keep(session: Session, claim: Claim, status: int, answer: Any) -> None:
-    """Keeps the first answer."""
+    """Keeps the first answer, and forgets those that are too old."""
+    old = time.time() - KEPT_SECONDS
+    session.connection().execute(delete(IdempotentAnswer).where(col(IdempotentAnswer.created_at) < old))
     session.add(
         IdempotentAnswer(
             actor=claim.actor,

@@ -415,7 +415,10 @@ class Job:
         for note in os.environ.get("ORC_LEASE_NOTES", "").split(":"):
             if note:
                 try:
-                    os.unlink(note)
+                    with open(note) as file:  # the next holder of our user may have written its own already
+                        ours = '"pid": {},'.format(os.getpid()) in file.read()
+                    if ours:
+                        os.unlink(note)
                 except OSError:
                     pass  # another has tidied it up
 

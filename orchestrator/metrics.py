@@ -18,7 +18,7 @@ from orchestrator.thinning import Series
 
 STEP_NAMES = ("step", "_step", "global_step", "trainer/global_step", "epoch")
 POSTED = "posted"  # the source of rows that came over HTTP; its offset counts rows
-CHUNK = 4 * 2**20
+CHUNK = 2**20
 MAX_KEYS = 2000
 MAX_KEY_LENGTH = 500
 
@@ -36,7 +36,10 @@ class Reading:
 
 
 def read_lines(path: Path, offset: int) -> Reading | None:
-    """New whole lines of a JSON-lines file; half a line stays for the next look. None when nothing is new."""
+    """New whole lines of a JSON-lines file; half a line stays for the next look. None when nothing is new.
+
+    A line longer than CHUNK is passed over, whole.
+    """
     try:
         size = path.stat().st_size
         if size < offset:
@@ -44,14 +47,16 @@ def read_lines(path: Path, offset: int) -> Reading | None:
         if size == offset:
             return None
         with path.open("rb") as file:
-            file.seek(offset)
+            file.seek(max(0, offset - 1))
+            inside = offset > 0 and file.read(1) != b"\n"
             data = file.read(CHUNK)
     except OSError:
         return None
     end = data.rfind(b"\n") + 1
     if end == 0:
-        return Reading(str(path), [], offset + len(data), 1) if len(data) == CHUNK else None
-    rows, bad = parse_lines(data[:end].splitlines())
+        return Reading(str(path), [], offset + len(data), 0 if inside else 1) if len(data) == CHUNK else None
+    begin = data.find(b"\n") + 1 if inside else 0
+    rows, bad = parse_lines(data[begin:end].splitlines())
     return Reading(str(path), rows, offset + end, bad)
 
 
@@ -76,7 +81,7 @@ def parse_lines(lines: Iterable[bytes]) -> tuple[list[Row], int]:
 def numbers(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:
     """The numeric values of a row; nested ones as ``outer/inner``."""
     for key, value in row.items():
-        name = f"{prefix}{key}"[:MAX_KEY_LENGTH]
+        name = f"{prefix}{key}"[:MAX_KEY_LENGTH].encode("utf-8", "replace").decode().replace("\0", "?")
         if isinstance(value, bool):
             continue
         if isinstance(value, int | float):
@@ -109,34 +114,71 @@ def source_offset(session: Session, run_id: str, path: str) -> int:
     return 0 if source is None else source.offset
 
 
-def store(session: Session, run_id: str, reading: Reading, expected_offset: int) -> int:
-    """Adds a reading's rows to the run's metrics, unless another did so meanwhile. The number of rows added."""
-    source = session.get(MetricSource, (run_id, reading.path)) or MetricSource(run_id=run_id, path=reading.path)
-    if source.offset != expected_offset:
-        return 0
-    metrics = {metric.key: metric for metric in session.exec(select(Metric).where(col(Metric.run_id) == run_id))}
-    series = {key: Series.load(metric.series) for key, metric in metrics.items()}
-    touched: set[str] = set()
-    for row in reading.rows:
-        source.rows += 1
-        step = step_of(row, source.rows - 1)
+@dataclass(frozen=True)
+class Aggregate:
+    """A reading's rows counted into what was stored before: ready to be written if that is still so."""
+
+    run_id: str
+    reading: Reading
+    expected_offset: int
+    rows_before: int
+    bad_before: int
+    counts_before: dict[str, int]
+    metrics: list[dict[str, Any]]
+
+
+def aggregate(session: Session, run_id: str, reading: Reading, expected_offset: int) -> Aggregate:
+    """Counts a reading's rows. The work of it, which can be done outside the writer."""
+    source = session.get(MetricSource, (run_id, reading.path))
+    rows_before, bad_before = (source.rows, source.bad_rows) if source else (0, 0)
+    stored = {
+        metric.key: metric.model_dump() for metric in session.exec(select(Metric).where(col(Metric.run_id) == run_id))
+    }
+    counts_before = {key: metric["count"] for key, metric in stored.items()}
+    touched: dict[str, Series] = {}
+    for number, row in enumerate(reading.rows, start=rows_before):
+        step = step_of(row, number)
         for key, value in numbers(row):
             if key in STEP_NAMES[:4] or key.startswith("_"):
                 continue
-            if key not in metrics:
-                if len(metrics) >= MAX_KEYS:
+            if key not in stored:
+                if len(stored) >= MAX_KEYS:
                     continue
-                metrics[key], series[key] = Metric(run_id=run_id, key=key), Series()
-            _count(metrics[key], step, value)
-            series[key].add(step, value)
-            touched.add(key)
-    for key in touched:
-        metrics[key].series = series[key].dump()
-        metrics[key].updated_at = time.time()
-        session.add(metrics[key])
-    source.offset, source.bad_rows = reading.offset, source.bad_rows + reading.bad
+                stored[key] = Metric(run_id=run_id, key=key).model_dump()
+            if key not in touched:
+                touched[key] = Series.load(stored[key]["series"])
+            _count(stored[key], step, value)
+            touched[key].add(step, value)
+    now = time.time()
+    changed = [stored[key] | {"series": series.dump(), "updated_at": now} for key, series in touched.items()]
+    return Aggregate(run_id, reading, expected_offset, rows_before, bad_before, counts_before, changed)
+
+
+def write(session: Session, counted: Aggregate) -> bool:
+    """Writes what was counted, unless something else was counted meanwhile (False: to be counted again)."""
+    run_id, reading = counted.run_id, counted.reading
+    source = session.get(MetricSource, (run_id, reading.path)) or MetricSource(run_id=run_id, path=reading.path)
+    if source.offset != counted.expected_offset:
+        return False
+    for values in counted.metrics:
+        metric = session.get(Metric, (run_id, values["key"])) or Metric(run_id=run_id, key=values["key"])
+        if metric.count != counted.counts_before.get(values["key"], 0):
+            session.expunge_all()
+            return False
+    for values in counted.metrics:
+        metric = session.get(Metric, (run_id, values["key"])) or Metric(run_id=run_id, key=values["key"])
+        for name, value in values.items():
+            setattr(metric, name, value)
+        session.add(metric)
+    source.offset, source.rows = reading.offset, counted.rows_before + len(reading.rows)
+    source.bad_rows = counted.bad_before + reading.bad
     session.add(source)
-    return len(reading.rows)
+    return True
+
+
+def store(session: Session, run_id: str, reading: Reading, expected_offset: int) -> int:
+    """Counts and writes in one go. The number of rows added: none where another was first."""
+    return len(reading.rows) if write(session, aggregate(session, run_id, reading, expected_offset)) else 0
 
 
 def append(session: Session, run_id: str, rows: list[Row]) -> int:
@@ -145,16 +187,16 @@ def append(session: Session, run_id: str, rows: list[Row]) -> int:
     return store(session, run_id, Reading(POSTED, rows, taken + len(rows)), taken)
 
 
-def _count(metric: Metric, step: float, value: float) -> None:
-    metric.count += 1
-    metric.last_step = step
+def _count(metric: dict[str, Any], step: float, value: float) -> None:
+    metric["count"] += 1
+    metric["last_step"] = step
     if not math.isfinite(value):
-        metric.nonfinite += 1
-        metric.last = None
+        metric["nonfinite"] += 1
+        metric["last"] = None
         return
-    metric.last = value
-    metric.min = value if metric.min is None else min(metric.min, value)
-    metric.max = value if metric.max is None else max(metric.max, value)
+    metric["last"] = value
+    metric["min"] = value if metric["min"] is None else min(metric["min"], value)
+    metric["max"] = value if metric["max"] is None else max(metric["max"], value)
 
 
 def public(session: Session, run_id: str) -> dict[str, Any]:

@@ -25,12 +25,12 @@ class LogPage:
     next_offset: int
 
 
-def log_page(path: Path, offset: int, limit: int) -> LogPage:
+def log_page(path: Path, offset: int, limit: int, *, growing: bool = False) -> LogPage:
     """Bytes ``offset`` to ``offset + limit`` as text; negative offsets count from the end.
 
     Both ends are moved back to the beginning of a UTF-8 character, so that pages in a row give every byte once,
     whether the next one is asked for at ``offset + limit`` or at ``next_offset``. Bytes that are no UTF-8 become
-    U+FFFD. Half a character at the log's end waits for its other half, unless there is nothing else to show.
+    U+FFFD. Where the log is ``growing``, half a character at its end waits for its other half.
     """
     limit = max(1, min(limit, MAX_PAGE))
     try:
@@ -42,14 +42,14 @@ def log_page(path: Path, offset: int, limit: int) -> LogPage:
         start = max(0, total + offset) if offset < 0 else min(offset, total)
         base = max(0, start - 3)
         file.seek(base)
-        data = file.read(start - base + limit + 4)
+        data = file.read(min(total, start + limit) - base + 4)[: total - base]
     begin = _floor(data, start - base)
-    end = _floor(data, min(start - base + limit, len(data)))
-    if end <= begin:  # a page smaller than one character
-        end = begin + max(1, len(_first_character(data[begin:])))
-    end = min(end, len(data))
+    at_end = start + limit >= total
+    end = len(data) if at_end and not growing else _floor(data, min(start + limit, total) - base)
     text = data[begin:end].decode("utf-8", "replace")
-    return LogPage(text, base + begin, total, base + begin > 0, base + end < total, base + end)
+    following = base + end if end > begin or at_end else start + limit  # a page within one character is empty
+    more = following < total and not (growing and at_end)
+    return LogPage(text, base + begin, total, base + begin > 0, more, following)
 
 
 def _floor(data: bytes, position: int) -> int:
@@ -64,13 +64,6 @@ def _floor(data: bytes, position: int) -> int:
     return position
 
 
-def _first_character(data: bytes) -> bytes:
-    end = 1
-    while end < min(4, len(data)) and data[end] & 0xC0 == 0x80:
-        end += 1
-    return data[:end]
-
-
 KINDS = {
     ".png": "image", ".jpg": "image", ".jpeg": "image", ".svg": "image", ".pdf": "document", ".md": "document",
     ".html": "document", ".json": "data", ".csv": "data", ".parquet": "data", ".npy": "data", ".npz": "data",
@@ -82,43 +75,52 @@ KINDS = {
 def artifacts(folder: Path, wandb_dir: str | None, limit: int) -> list[dict[str, Any]]:
     """The files below a run's artifacts folder (names relative to it), and its wandb directory."""
     found: list[dict[str, Any]] = []
-    for path in _files(folder):
+    for path, size in _files(folder):
         if len(found) == limit:
             break
-        found.append(
-            {
-                "name": str(path.relative_to(folder)),
-                "path": str(path),
-                "type": KINDS.get(path.suffix.lower(), "other"),
-                "size": path.lstat().st_size,
-            }
-        )
+        name = str(path.relative_to(folder))
+        kind = KINDS.get(path.suffix.lower(), "other")
+        found.append({"name": _readable(name), "path": _readable(str(path)), "type": kind, "size": size})
     if wandb_dir:
         found.append({"name": "wandb", "path": wandb_dir, "type": "wandb", "size": None})
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Regular files and links, by name, link targets not followed into."""
+def _readable(name: str) -> str:
+    """A file's name as text, also where its bytes are no UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Regular files and links, by name, with their sizes; links are not followed into."""
     for base, folders, names in os.walk(folder, followlinks=False):
         folders.sort()
         for name in sorted(names):
             path = Path(base) / name
-            if not stat.S_ISSOCK(path.lstat().st_mode) and not stat.S_ISFIFO(path.lstat().st_mode):
-                yield path
+            try:
+                found = path.lstat()
+            except FileNotFoundError:  # a temporary file of the run's
+                continue
+            if stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode):
+                yield path, found.st_size
 
 
 def artifact(folder: Path, name: str) -> Path:
     """The file to serve. Raises NotFound for what is not a regular file below ``folder``, links out of it included."""
-    root = folder.resolve()
-    path = (root / name).resolve()
-    if not path.is_relative_to(root) or not path.is_file():
-        raise NotFound("artifact", name)
-    return path
+    try:
+        root = folder.resolve()
+        path = (root / name).resolve()
+        if path.is_relative_to(root) and path.is_file():
+            return path
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
+        raise NotFound("artifact", name) from None
+    raise NotFound("artifact", name)
 
 
 def media_type(path: Path) -> str:
     """What to call it over HTTP; whatever a browser would execute is plain bytes."""
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    kind, compression = mimetypes.guess_type(path.name)
+    if kind is None or compression is not None:
+        return "application/octet-stream"
     shown = kind.startswith("image/") or kind in {"text/plain", "text/csv", "application/json", "application/pdf"}
     return kind if shown and kind != "image/svg+xml" else "application/octet-stream"

@@ -47,7 +47,11 @@ _CPUS = sql_select(func.coalesce(func.sum(col(Run.cpus)), 0)).where(
 _UNEXPLAINED = (
     sql_select(col(Run.id), col(Run.sweep_id), col(Run.lease_gpus), col(Run.reason), _UNMET)
     .where(_QUEUED, col(Run.submission_id).is_(None))
-    .where(col(Run.reason).is_(None) | (col(Run.reason).in_([Reason.DEPENDENCY, Reason.SWEEP_PARALLEL]) & ~_UNMET))
+    .where(
+        col(Run.reason).is_(None)
+        | ((col(Run.reason) == Reason.DEPENDENCY) & ~_UNMET)
+        | ((col(Run.reason) == Reason.SWEEP_PARALLEL) & _WITH_ROOM)
+    )
     .limit(WINDOW)
 )
 _ORPHANS = (
@@ -140,7 +144,9 @@ def orphans_of_failure(session: Session) -> list[tuple[Run, Run]]:
 def unexplained(session: Session, full_sweeps: Sequence[str]) -> list[tuple[str, Reason]]:
     """Queued runs that have no reason yet (or one that no longer holds), with what they wait for."""
     found = []
-    for run_id, sweep_id, gpus, reason, waits in session.connection().execute(_UNEXPLAINED):
+    for run_id, sweep_id, gpus, reason, waits in session.connection().execute(
+        _UNEXPLAINED, {"full_sweeps": list(full_sweeps)}
+    ):
         now = _reason(sweep_id, gpus, waits, full_sweeps)
         if now != reason:
             found.append((run_id, now))

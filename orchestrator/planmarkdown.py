@@ -17,7 +17,9 @@ REQUIRED = (
 OPTIONAL = ("Parameters to Sweep",)
 TITLE = re.compile(r"^## 📋 Plan: \S")
 HEADER = re.compile(r"^### +(.*?)\s*$")
-FENCE = re.compile(r"^ {0,3}(```|~~~)")
+# CommonMark 4.5: what follows backticks that open a fence holds none; what closes it is as long, with nothing after.
+OPENING = re.compile(r"^ {0,3}(`{3,}(?=[^`]*$)|~{3,})")
+CLOSING = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*$")
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,12 @@ def _outside_fences(markdown: str) -> list[tuple[int, str]]:
     """The numbered lines that are not inside a fenced block."""
     kept, fence = [], ""
     for number, line in enumerate(markdown.splitlines(), start=1):
-        match = FENCE.match(line)
-        if match and (not fence or match[1] == fence):
-            fence = "" if fence else match[1]
-        elif not fence:
+        if fence:
+            closing = CLOSING.match(line)
+            if closing and closing[1].startswith(fence):
+                fence = ""
+        elif opening := OPENING.match(line):
+            fence = opening[1]
+        else:
             kept.append((number, line))
     return kept

@@ -70,7 +70,7 @@ def read_stat(pid: int) -> Stat | None:
     """One process, or None when it is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes().decode("utf-8", "replace")
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # gone, or not ours to look at (/proc with hidepid)
         return None
     # The name stands in parentheses and may hold anything, a parenthesis too: fields count from the last.
     fields = text[text.rindex(")") + 2 :].split()
@@ -111,6 +111,17 @@ def marked(variable: str, value: str) -> list[ProcessId]:
     return [ProcessId(stat.pid, stat.start_ticks, boot_id()) for stat in processes if stat.pid in pids]
 
 
+def session_of(leader: ProcessId) -> list[ProcessId]:
+    """The living processes of the session that ``leader`` made (setsid), itself included.
+
+    The kernel gives a PID to nobody while it names a session: only a leader with another start time is another's.
+    """
+    processes = [stat for stat in all_processes() if stat.state not in "ZX"]
+    if any(stat.pid == leader.pid and stat.start_ticks != leader.start_ticks for stat in processes):
+        return []
+    return [ProcessId(stat.pid, stat.start_ticks, boot_id()) for stat in processes if stat.session == leader.pid]
+
+
 def _environment(pid: int) -> list[bytes]:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -119,21 +130,30 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def listener_uid(host: str, port: int) -> int | None:
-    """Who listens on a loopback TCP port: the socket's owner in /proc/net/tcp, or None when nobody does."""
-    wildcard = {"0.0.0.0", "::"}  # noqa: S104  (compared, not bound)
-    for table, family in (("/proc/net/tcp", socket.AF_INET), ("/proc/net/tcp6", socket.AF_INET6)):
-        try:
-            lines = Path(table).read_text().splitlines()[1:]
-        except FileNotFoundError:
-            continue
-        for line in lines:
-            fields = line.split()
-            address, _, local_port = fields[1].rpartition(":")
-            if fields[3] == "0A" and int(local_port, 16) == port:
-                found = _address(address, family)
-                if found == host or found in wildcard:
-                    return int(fields[7])
-    return None
+    """Who listens on a TCP port of this machine: the socket's owner in /proc/net/tcp, or None when nobody does.
+
+    The kernel gives a connection to the most exact listener; one on all IPv6 addresses takes IPv4 too.
+    """
+    owners = {
+        **_listeners("/proc/net/tcp", socket.AF_INET, port),
+        **_listeners("/proc/net/tcp6", socket.AF_INET6, port),
+    }
+    exact = [host, "::"] if ":" in host else [host, f"::ffff:{host}", "0.0.0.0", "::"]  # noqa: S104  (compared, not bound)
+    return next((owners[address] for address in exact if address in owners), None)
+
+
+def _listeners(table: str, family: socket.AddressFamily, port: int) -> dict[str, int]:
+    """The owners of the listening sockets of one port, by address."""
+    try:
+        lines = Path(table).read_text().splitlines()[1:]
+    except FileNotFoundError:
+        return {}
+    found = {}
+    for fields in (line.split() for line in lines):
+        address, _, local_port = fields[1].rpartition(":")
+        if fields[3] == "0A" and int(local_port, 16) == port:
+            found[_address(address, family)] = int(fields[7])
+    return found
 
 
 def _address(text: str, family: socket.AddressFamily) -> str:

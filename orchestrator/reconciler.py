@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 IDLE_LOOK = 5.0
 BUSY_LOOK = 1.0
 STOP_LOOK = 0.25
-GAP = 0.01  # what comes in meanwhile is seen to in one pass
+GAP = 0.01  # at least; and at least as long as the last pass took: what comes in meanwhile is seen to in one pass
 HOLD_AFTER_REFUSAL = 5.0
 
 
@@ -71,6 +71,7 @@ class Reconciler:
         self.wake()
         if self._thread is not None:
             self._thread.join()
+        self._collector.close()
         self._gpus.leave()
         for executor in self._executors.values():
             executor.close()
@@ -78,6 +79,7 @@ class Reconciler:
     def _loop(self) -> None:
         while not self._closing:
             self._wakeup.clear()
+            begin = time.monotonic()
             try:
                 pause = self.once()
                 self.trouble = None
@@ -89,12 +91,14 @@ class Reconciler:
                 self.trouble = f"{type(error).__name__}: {error}"
                 log.exception("the reconciler's pass failed")
                 pause = BUSY_LOOK
+            took = time.monotonic() - begin
             self._wakeup.wait(pause)
-            time.sleep(GAP)
+            time.sleep(max(GAP, min(BUSY_LOOK, took)))
 
     def once(self) -> float:
         """One pass. Answers after how many seconds the next is due if nothing wakes it."""
         self.passes += 1
+        self._held = {run_id: until for run_id, until in self._held.items() if until > time.monotonic()}
         if self._unsettled:
             self._recover()
             self._unsettled = False
@@ -121,7 +125,11 @@ class Reconciler:
                 else:
                     self._take_back(run.id, intent.id, "Its submission was never carried out; it waits again.")
 
-    def _take_back(self, run_id: str, submission_id: str, message: str, reason: Reason | None = None) -> None:
+    def _take_back(
+        self, run_id: str, submission_id: str, message: str, reason: Reason | None = None, *, attempts: int = 0
+    ) -> None:
+        """Queues a run again. ``attempts``: so many of those counted were none."""
+
         def write(session: Session) -> None:
             run, intent = runs.get(session, run_id), session.get(Submission, submission_id)
             if intent is not None:
@@ -132,7 +140,7 @@ class Reconciler:
             if run.stop_requested_at is not None:
                 move(session, run, Move(RunStatus.STOPPED, Reason.CANCELLED))
                 return
-            fields = {"submission_id": None, "attempt": run.attempt - 1, "reason": reason and str(reason)}
+            fields = {"submission_id": None, "attempt": run.attempt - attempts, "reason": reason and str(reason)}
             change(session, run, SERVICE, "run.requeued", f"run:{run.id}", fields, message)
 
         self._db.write(write)
@@ -150,27 +158,28 @@ class Reconciler:
         moves = [(run, decide(view_of(run), seen[run.id])) for run in live if run.id in seen]
         ending = [run for run, made in moves if made is not None and made.status.terminal]
         self._collector.finish(ending)
-        self._apply([(run.id, seen[run.id]) for run, made in moves if made is not None])
+        self._apply([(run, seen[run.id], made) for run, made in moves if made is not None])
         gone = {run.id for run in ending}
         going = [run for run in live if run.id not in gone]
-        self._collector.collect(run for run in going if run.status == RunStatus.RUNNING)
+        self._collector.watch(run for run in going if run.status == RunStatus.RUNNING)
         self._cancel([run for run in going if run.stop_requested_at is not None])
         if any(run.lease_gpus for run in ending):
             self._gpus.tidy()
         return going
 
-    def _apply(self, decided: Sequence[tuple[str, Evidence]]) -> None:
+    def _apply(self, decided: Sequence[tuple[Run, Evidence, Move]]) -> None:
         """Decides again inside the writer, on what is stored by now, and makes the moves."""
         if not decided:
             return
+        contended = {run.id: self._gpus.contention(run, made) for run, _, made in decided}
 
         def write(session: Session) -> None:
-            for run_id, evidence in decided:
-                run = runs.get(session, run_id)
+            for known, evidence, _ in decided:
+                run = runs.get(session, known.id)
                 made = decide(view_of(run), evidence)
                 if made is None:
                     continue
-                again = self._gpus.contention(run, made)
+                again = contended[run.id] if run.stop_requested_at is None else None
                 move(session, run, again or made)
                 if made.status.terminal:
                     _close_submission(session, run)
@@ -247,23 +256,20 @@ class Reconciler:
             waiting = placement.candidates(session, gpu=True, full_sweeps=room.full())
         wanted = [run for run in waiting if self._free_to_try(run) and room.take(run)]
         turn = self._gpus.take(wanted)
-        if turn.given_up:
-            self._db.write(lambda session: _give_up(session, turn.given_up))
-        pause = self._hand_over([(run, turn.words[run.id]) for run in wanted if run.id in turn.words])
-        self._gpus.release_unused()
-        if turn.waits:
-            self._db.write(lambda session: _note_waits(session, turn.waits))
+        try:
+            if turn.given_up:
+                self._db.write(lambda session: _give_up(session, turn.given_up))
+            pause = self._hand_over([(run, turn.words[run.id]) for run in wanted if run.id in turn.words])
+        finally:
+            self._gpus.release_unused()
+        news = {run.id: turn.waits[run.id] for run in wanted if run.id in turn.waits and run.reason != Reason.GPU_WAIT}
+        if news:
+            self._db.write(lambda session: _note_waits(session, news))
         return min(pause, turn.recheck_in)
 
     def _free_to_try(self, run: Run) -> bool:
         """Whether a run that could not be started has waited long enough since."""
-        until = self._held.get(run.id)
-        if until is None:
-            return True
-        if time.monotonic() < until:
-            return False
-        del self._held[run.id]
-        return True
+        return time.monotonic() >= self._held.get(run.id, 0.0)
 
     def _hand_over(self, chosen: Sequence[tuple[Run, str]]) -> float:
         """Commits the intents, hands the runs to their executors, commits the answers."""
@@ -292,7 +298,7 @@ class Reconciler:
             return
         self._held[item.run.id] = time.monotonic() + HOLD_AFTER_REFUSAL
         message = f"{refusal.message} Tried again in {HOLD_AFTER_REFUSAL:g} s."
-        self._take_back(item.run.id, item.spec.name, message, Reason.SUBMIT_FAILED)
+        self._take_back(item.run.id, item.spec.name, message, Reason.SUBMIT_FAILED, attempts=1)
 
     def _answer(
         self, answers: Sequence[tuple[Started, JobHandle]], message: str = "", words: dict[str, str] | None = None

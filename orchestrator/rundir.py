@@ -6,12 +6,13 @@ The protocol is docs/run-directory.md; ``job.py`` is its other side.
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.data import shipped
-from orchestrator.proc import ProcessId
+from orchestrator.proc import ProcessId, host_name
 from orchestrator.states import ExitRecord
 
 
@@ -88,14 +89,32 @@ class AttemptDir:
         write_whole(self.launch, "\0".join(records))
 
     def claim(self) -> Claim | None:
-        """The claim, or None where nobody has taken the attempt."""
+        """The claim, or None where nobody has taken the attempt. A damaged one (power loss) is a dead process's."""
         try:
-            text = (self.path / "claim").read_text()
+            text = (self.path / "claim").read_text(errors="replace")
         except (FileNotFoundError, NotADirectoryError):
             return None
         fields = dict(line.partition("=")[::2] for line in text.splitlines())
-        process = ProcessId(int(fields["pid"]), int(fields["start_ticks"]), fields["boot"])
-        return Claim(process, fields["host"], float(fields["at"]), fields.get("job_id", ""), int(fields["restart"]))
+        try:
+            process = ProcessId(int(fields["pid"]), int(fields["start_ticks"]), fields["boot"])
+            return Claim(process, fields["host"], float(fields["at"]), fields.get("job_id", ""), int(fields["restart"]))
+        except (KeyError, ValueError):
+            return Claim(ProcessId(0, 0, ""), host_name(), 0.0)
+
+    def withdraw(self) -> bool:
+        """Takes the attempt out of reach: a claim of nobody's, made as a job makes its own. False: a job was first."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mine = self.path / f"claim.withdrawn.{os.getpid()}"
+        write_whole(
+            mine, f"pid=0\nstart_ticks=0\nboot=\nhost={host_name()}\nat={time.time()}\nrestart=0\nwithdrawn=1\n"
+        )
+        try:
+            os.link(mine, self.path / "claim")
+        except FileExistsError:
+            return "withdrawn=1" in (self.path / "claim").read_text(errors="replace")
+        finally:
+            mine.unlink()
+        return True
 
     def started(self) -> dict[str, Any] | None:
         """started.json, or None."""
@@ -104,9 +123,11 @@ class AttemptDir:
     def exit(self) -> ExitRecord | None:
         """The exit record, or None while there is none."""
         found = _read_json(self.path / "exit.json")
-        if found is None:
+        if found is None or "ended_at" not in found:
             return None
-        return ExitRecord(**{name: found[name] for name in ExitRecord.__dataclass_fields__ if name in found})
+        fields: dict[str, Any] = {"code": None, "signal": None}
+        fields |= {name: found[name] for name in ExitRecord.__dataclass_fields__ if name in found}
+        return ExitRecord(**fields)
 
     def complaint(self) -> str:
         """The end of what job.py itself had to say (2,000 characters), "" for nothing."""
@@ -138,7 +159,7 @@ def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 

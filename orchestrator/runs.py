@@ -117,6 +117,15 @@ class RunChecks:
         self.command(body.command, "command")
         return Draft(body, self.terms(body), self.workdir(body.workdir), sweep_params)
 
+    def changes(self, body: RunUpdate) -> dict[str, Any]:
+        """What a run's update changes, checked."""
+        fields = body.model_dump(exclude_unset=True, exclude_none=True)
+        if "command" in fields:
+            self.command(fields["command"], "command")
+        if "workdir" in fields:
+            fields["workdir"] = self.workdir(fields["workdir"])
+        return fields
+
     def command(self, text: str, field: str) -> None:
         """Raises BadInput for a command that is too long."""
         size, limit = len(text.encode()), self._settings.max_command_bytes
@@ -129,10 +138,15 @@ class RunChecks:
 
     def workdir(self, text: str | None) -> str:
         """The directory to run in, which must exist. Without one: where the server was started."""
-        path = Path(text).expanduser() if text else self._settings.default_workdir
+        shown = repr(text)[:300]
+        try:
+            path = Path(text).expanduser() if text else self._settings.default_workdir
+            there = path.is_dir()
+        except (OSError, RuntimeError):  # too long a name, an unknown ~user
+            raise BadInput("workdir", f"{shown} cannot be a directory on this machine.") from None
         if not path.is_absolute():
-            raise BadInput("workdir", f"{text!r} is not absolute: the server cannot know what it is relative to.")
-        if not path.is_dir():
+            raise BadInput("workdir", f"{shown} is not absolute: the server cannot know what it is relative to.")
+        if not there:
             raise BadInput("workdir", f"{path} is not a directory on this machine.")
         if not os.access(path, os.X_OK):
             raise BadInput("workdir", f"{path} may not be entered by this user.")
@@ -153,11 +167,7 @@ class RunChecks:
 def create(session: Session, checks: RunChecks, draft: Draft, actor: Actor) -> Run:
     """Makes a run: ``queued`` with ``auto_start``, else ``ready``."""
     body = draft.body
-    sweep = _reference(session, Sweep, "sweep", body.sweep_id)
-    plan = _reference(session, Plan, "plan", body.plan_id)
-    _reference(session, Run, "run", body.parent_run_id)
-    _reference(session, Alert, "alert", body.origin_alert_id)
-    parents = _parents(session, body.depends_on)
+    sweep, plan, parents = references(session, body)
     run_id = ids.run_id()
     run = Run(
         id=run_id,
@@ -190,8 +200,18 @@ def _outline(run: Run) -> dict[str, Any]:
     return {name: getattr(run, name) for name in names}
 
 
-def preview(draft: Draft, script: str) -> dict[str, Any]:
+def references(session: Session, body: RunCreate) -> tuple[Sweep | None, Plan | None, list[Run]]:
+    """The sweep, the plan and the parents that a run names. Raises NotFound, or Conflict for a parent that failed."""
+    sweep = _reference(session, Sweep, "sweep", body.sweep_id)
+    plan = _reference(session, Plan, "plan", body.plan_id)
+    _reference(session, Run, "run", body.parent_run_id)
+    _reference(session, Alert, "alert", body.origin_alert_id)
+    return sweep, plan, _parents(session, body.depends_on)
+
+
+def preview(session: Session, draft: Draft, script: str) -> dict[str, Any]:
     """What ``create`` would make, for ``dry_run``: nothing is stored."""
+    references(session, draft.body)
     run = Run(id="", name=draft.body.name, command=draft.body.command, workdir=draft.workdir, **draft.terms.columns)
     return public(run) | {"id": None, "run_dir": None, "dry_run": True, "script": script}
 
@@ -213,16 +233,13 @@ def _parents(session: Session, parent_ids: Iterable[str]) -> list[Run]:
     return parents
 
 
-def update(session: Session, checks: RunChecks, run_id: str, body: RunUpdate, actor: Actor) -> Run:
-    """Changes name, command or workdir; what is executing keeps its command."""
+def update(session: Session, run_id: str, fields: dict[str, Any], actor: Actor) -> Run:
+    """Changes name, command or workdir (``RunChecks.changes``); what is executing keeps its command."""
     run = get(session, run_id)
-    fields = body.model_dump(exclude_unset=True, exclude_none=True)
     if {"command", "workdir"} & set(fields) and (RunStatus(run.status) in LIVE or run.submission_id):
         raise Conflict(f"Run {run.id} is {run.status}: its command and workdir cannot change now.")
     if {"command", "workdir"} & set(fields) and RunStatus(run.status).terminal:
         raise Conflict(f"Run {run.id} has {run.status}: rerun it with another command instead.")
-    if "workdir" in fields:
-        fields["workdir"] = checks.workdir(fields["workdir"])
     change(session, run, actor, "run.updated", f"run:{run.id}", fields)
     return run
 
@@ -232,6 +249,8 @@ def queue(session: Session, run_id: str, actor: Actor, *, allow_queued: bool) ->
     run = get(session, run_id)
     if allow_queued and run.status == RunStatus.QUEUED:
         return run
+    if run.is_archived:
+        raise BadTransition(f"Run {run.id} is archived: unarchive it first.")
     if run.status != RunStatus.READY:
         raise BadTransition(f"Run {run.id} is {run.status}; only a ready run can be queued.")
     move(session, run, Move(RunStatus.QUEUED), actor)
@@ -257,7 +276,7 @@ def rerun_draft(checks: RunChecks, run: Run, body: RunRerun) -> Draft:
     wrap = body.gpuwrap_config.model_dump() if body.gpuwrap_config else run.gpuwrap_config
     again = RunCreate.model_validate(
         {
-            "name": f"{run.name} (Rerun)" if not run.name.endswith(" (Rerun)") else run.name,
+            "name": run.name if run.name.endswith(" (Rerun)") else f"{run.name[:490]} (Rerun)",
             "command": body.command or run.command,
             "workdir": run.workdir,
             "sweep_id": run.sweep_id,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sqlmodel import Session
 
 from orchestrator.db import Database
-from orchestrator.errors import ServerRunning
+from orchestrator.errors import OrcError, ServerRunning
 from orchestrator.models import ServerLease
 from orchestrator.proc import ProcessId, boot_id, host_name
 
@@ -24,6 +24,7 @@ class Holding:
         self._token = secrets.token_hex(8)
         self._on_lost = on_lost
         self._stop = threading.Event()
+        self.trouble: str | None = None  # why the last renewal failed: the database cannot be written
         process = ProcessId.of(pid)
         assert process is not None
         db.write(lambda session: self._take(session, process))
@@ -41,10 +42,6 @@ class Holding:
             session.add(found)
 
         self._db.write(write)
-
-    def renew(self) -> None:
-        """Says that we live; raises what a write can raise."""
-        self._db.write(self._stamp)
 
     def release(self) -> None:
         """Lets the database go."""
@@ -91,7 +88,11 @@ class Holding:
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):
-            self._db.writer.submit(self._stamp)
+            try:
+                self._db.write(self._stamp)
+                self.trouble = None
+            except OrcError as error:
+                self.trouble = error.message
 
     @staticmethod
     def _stamp(session: Session) -> None:

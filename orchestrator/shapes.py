@@ -1,11 +1,14 @@
 """The bodies of requests. Unknown fields are refused, the seed's own that mean nothing here are passed over."""
 
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from orchestrator.resources import Resources
 
+MAX_DEPTH = 100
+LARGEST = 1_000_000_000
 SEED_FIELDS = {"tmux_pane", "tmux_window", "model_provider", "model_id"}
 
 
@@ -21,43 +24,64 @@ Short = Annotated[str, Field(max_length=500)]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 
 
-def clean(value: Any, where: str = "") -> None:
-    """Refuses text that no file, process or database can hold: NUL characters and halves of surrogate pairs."""
+def clean(value: Any, where: str = "", depth: int = 0, *, finite: bool = True) -> None:
+    """Refuses what no file, database or JSON can hold: NUL characters, halves of surrogate pairs, numbers without a
+    value, numbers of more than 64 bits, and nesting that nobody reads."""
+    place = where or "the body"
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{place[:200]} is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, str):
-        if "\0" in value:
-            raise ValueError(f"{where or 'the body'} holds a NUL character; leave it out")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{where or 'the body'} is not valid Unicode (half of a surrogate pair)") from None
+        _clean_text(value, place)
+    elif isinstance(value, bool) or value is None:
+        return
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{place} is a number of more than 64 bits")
+    elif isinstance(value, float):
+        if finite and not math.isfinite(value):
+            raise ValueError(f"{place} is not a number (NaN or Infinity)")
     elif isinstance(value, dict):
         for key, item in value.items():
-            clean(key, f"a key of {where or 'the body'}")
-            clean(item, f"{where}.{key}" if where else str(key))
+            _clean_text(key, f"a key of {place}")
+            clean(item, f"{where}.{key}" if where else str(key), depth + 1, finite=finite)
     elif isinstance(value, list):
         for position, item in enumerate(value):
-            clean(item, f"{where}[{position}]")
+            clean(item, f"{where}[{position}]", depth + 1, finite=finite)
+
+
+def _clean_text(value: str, place: str) -> None:
+    if "\0" in value:
+        raise ValueError(f"{place} holds a NUL character; leave it out")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{place} is not valid Unicode (half of a surrogate pair)") from None
 
 
 class Body(BaseModel):
     """What every request body has in common."""
 
     model_config = ConfigDict(extra="forbid")
+    finite: ClassVar[bool] = True
+    not_null: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod
     def _clean(cls, data: Any) -> Any:
-        clean(data)
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if key not in SEED_FIELDS}
-        return data
+        clean(data, finite=cls.finite)
+        if not isinstance(data, dict):
+            return data
+        for name in cls.not_null & data.keys():
+            if data[name] is None:
+                raise ValueError(f"{name} must not be null: leave it out to keep what it is")
+        return {key: value for key, value in data.items() if key not in SEED_FIELDS}
 
 
 class GpuwrapConfig(Body):
     """How a run gets GPUs on a shared machine. ``retries`` -1: without end."""
 
     enabled: bool | None = None
-    retries: int = Field(default=-1, ge=-1)
+    retries: int = Field(default=-1, ge=-1, le=LARGEST)
     retry_delay_seconds: float = Field(default=5.0, gt=0, le=600)
 
 
@@ -122,7 +146,9 @@ class RunReport(Body):
 
 
 class MetricRows(Body):
-    """POST /runs/{id}/metrics."""
+    """POST /runs/{id}/metrics. NaN and Infinity are values here."""
+
+    finite: ClassVar[bool] = False
 
     rows: list[dict[str, Any]] = Field(max_length=10_000)
 
@@ -160,7 +186,7 @@ class SweepCreate(RunTerms):
     base_command: Command
     workdir: str | None = None
     parameters: dict[str, list[Any]]
-    max_runs: int | None = Field(default=None, ge=1)
+    max_runs: int | None = Field(default=None, ge=1, le=LARGEST)
     auto_start: bool = False
     goal: str | None = Field(default=None, max_length=100_000)
     status: Literal["draft", "pending", "running"] | None = None
@@ -168,21 +194,23 @@ class SweepCreate(RunTerms):
     ui_config: dict[str, Any] | None = None
     creation_context: dict[str, Any] | None = None
     plan_id: str | None = None
-    parallel: int | None = Field(default=None, ge=1)
+    parallel: int | None = Field(default=None, ge=1, le=LARGEST)
 
 
 class SweepUpdate(Body):
     """PUT /sweeps/{id}."""
 
+    not_null: ClassVar[frozenset[str]] = frozenset({"name", "base_command", "parameters", "status"})
+
     name: Name | None = None
     base_command: Command | None = None
     workdir: str | None = None
     parameters: dict[str, list[Any]] | None = None
-    max_runs: int | None = Field(default=None, ge=1)
+    max_runs: int | None = Field(default=None, ge=1, le=LARGEST)
     goal: str | None = Field(default=None, max_length=100_000)
     status: SweepWord | None = None
     ui_config: dict[str, Any] | None = None
-    parallel: int | None = Field(default=None, ge=1)
+    parallel: int | None = Field(default=None, ge=1, le=LARGEST)
 
 
 class PlanCreate(Body):
@@ -197,6 +225,8 @@ class PlanCreate(Body):
 
 class PlanUpdate(Body):
     """PATCH /plans/{id}: never the status, which has endpoints of its own."""
+
+    not_null: ClassVar[frozenset[str]] = frozenset({"title", "raw_markdown"})
 
     title: Name | None = None
     sections: dict[str, Any] | None = None
@@ -218,11 +248,13 @@ class ClusterDetect(Body):
 class ClusterSet(Body):
     """POST /cluster: fields by hand."""
 
+    not_null: ClassVar[frozenset[str]] = frozenset({"type", "status", "source", "details"})
+
     type: Literal["slurm", "local_gpu", "cpu_only", "unknown"] | None = None
     status: Literal["healthy", "degraded", "offline", "unknown"] | None = None
     source: Literal["detected", "manual", "unset"] | None = None
     head_node: Short | None = None
-    node_count: int | None = Field(default=None, ge=0)
-    gpu_count: int | None = Field(default=None, ge=0)
+    node_count: int | None = Field(default=None, ge=0, le=LARGEST)
+    gpu_count: int | None = Field(default=None, ge=0, le=LARGEST)
     notes: str | None = Field(default=None, max_length=10_000)
     details: dict[str, Any] | None = None

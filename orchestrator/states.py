@@ -138,7 +138,7 @@ def decide(run: RunView, seen: Evidence) -> Move | None:
         return None
     if seen.exit is not None:
         return _end(run, seen, seen.exit)
-    if seen.refused is not None:
+    if seen.refused is not None and not run.stop_requested:
         return Move(RunStatus.FAILED, Reason.SUBMIT_REJECTED, seen.refused)
     if seen.alive is None:
         return None
@@ -149,7 +149,7 @@ def decide(run: RunView, seen: Evidence) -> Move | None:
 
 def _alive(run: RunView, seen: Evidence) -> Move | None:
     reason = Reason.STOPPING if run.stop_requested else Reason.ORPHANED if seen.orphaned else None
-    if seen.started_at is not None:
+    if seen.started_at is not None and run.status is not RunStatus.QUEUED:
         if run.status is RunStatus.RUNNING and run.reason == reason:
             return None
         return Move(RunStatus.RUNNING, reason, fields=_facts(seen))
@@ -160,7 +160,7 @@ def _alive(run: RunView, seen: Evidence) -> Move | None:
 
 def _lost(run: RunView, seen: Evidence) -> Move:
     if run.stop_requested:
-        return Move(RunStatus.STOPPED, Reason.CANCELLED)
+        return Move(RunStatus.STOPPED, Reason.CANCELLED, fields=_facts(seen))
     code = (run.reported or {}).get("exit_code")
     if code is not None:
         told = ExitRecord(code=code, signal=None, ended_at=(run.reported or {}).get("at", 0.0))
@@ -170,6 +170,7 @@ def _lost(run: RunView, seen: Evidence) -> Move:
         Reason.LOST,
         "The run's processes are gone and none of them left an exit record: they were killed from outside, "
         "or the machine went down.",
+        _facts(seen),
     )
 
 
@@ -195,8 +196,14 @@ def _judge(run: RunView, end: ExitRecord) -> tuple[RunStatus, Reason | None, str
         return RunStatus.FAILED, Reason.SUBMIT_REJECTED, end.error
     if end.timed_out:
         return RunStatus.FAILED, Reason.TIMEOUT, "The run reached its time limit (resources.time)."
-    if end.stopped:  # told to end, it may well have ended with 0: it was stopped all the same
+    if end.stopped and run.stop_requested:  # told to end, it may well have ended with 0: it was stopped all the same
         return RunStatus.STOPPED, Reason.CANCELLED, None
+    if end.stopped:
+        return (
+            RunStatus.FAILED,
+            Reason.SIGNAL,
+            "It was told to end (TERM) from outside: the machine shut down, or by hand.",
+        )
     if end.code == 0:
         return RunStatus.FINISHED, None, None
     if run.stop_requested:

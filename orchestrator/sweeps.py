@@ -170,6 +170,10 @@ def check_grid(parameters: dict[str, list[Any]], max_runs: int | None, limit: in
         if not values:
             raise BadInput(f"parameters.{name}", "has no values: give at least one, or leave the parameter out.")
     count = grid.size(parameters)
+    if count > 10**15:
+        raise BadInput(
+            "parameters", f"The grid has over 10^15 configurations and this server's limit is {limit} (max_sweep_runs)."
+        )
     if max_runs is not None and count > max_runs:
         raise BadInput(
             "max_runs", f"The grid has {count} configurations and max_runs is {max_runs}: raise it, or cut the grid."

@@ -6,6 +6,7 @@ the SDK's own classes. Older wandb wrote ``wandb-history.jsonl``. Neither costs 
 """
 
 import json
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ class WandbReader:
         found: dict[Path, None] = {}
         for folder in folders:
             for pattern in ("*run-*/run-*.wandb", "run-*.wandb", "*run-*/wandb-history.jsonl", "wandb-history.jsonl"):
-                found |= dict.fromkeys(path.resolve() for path in sorted(folder.glob(pattern)))
+                found |= dict.fromkeys(_regular_files(folder, pattern))
         return list(found)
 
     def read(self, path: Path, offset: int) -> Reading | None:
@@ -43,26 +44,48 @@ class WandbReader:
         return read_lines(path, offset) if path.suffix == ".jsonl" else read_log(path, offset)
 
 
+def _regular_files(folder: Path, pattern: str) -> list[Path]:
+    """What matches, by its real name; a pipe would be waited for, a link in a circle has no name."""
+    try:
+        return [path for match in sorted(folder.glob(pattern)) if (path := Path(os.path.realpath(match))).is_file()]
+    except (OSError, ValueError):
+        return []
+
+
 def read_log(path: Path, offset: int) -> Reading | None:
     """New whole records of a ``.wandb`` file from ``offset`` (the end of a record) on."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(FILE_HEADER)
-            offset = max(offset, FILE_HEADER)
-            file.seek(offset)
-            data = file.read(CHUNK)
-    except OSError:
-        return None
-    if not header.startswith(MAGIC) or not data:
+    offset = max(offset, FILE_HEADER)
+    size = CHUNK
+    while True:
+        data = _bytes(path, offset, size)
+        records = list(_records(data, offset))
+        if records or len(data) < size:
+            break
+        size *= 4  # a record longer than that
+    if not records:
         return None
     rows: list[Row] = []
-    bad, end = 0, 0
-    for record, end in _records(data, offset):  # noqa: B007  (the last end is where the next look begins)
+    bad = 0
+    for record, _ in records:
         try:
             rows += _history(record)
-        except (ValueError, IndexError, struct.error):
+        except (ValueError, IndexError, struct.error, RecursionError):
             bad += 1
-    return Reading(str(path), rows, offset + end, bad) if end else None
+    return Reading(str(path), rows, offset + records[-1][1], bad)
+
+
+def _bytes(path: Path, offset: int, size: int) -> bytes:
+    """A part of a wandb file; nothing of what is none."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            if not file.read(FILE_HEADER).startswith(MAGIC):
+                return b""
+            file.seek(offset)
+            return file.read(size)
+    except OSError:
+        return b""
 
 
 def _records(data: bytes, base: int) -> Iterator[tuple[bytes, int]]:

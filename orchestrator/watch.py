@@ -4,7 +4,6 @@ Everything that waits here also has a slower fallback; a kernel without pidfds o
 """
 
 import ctypes
-import errno
 import os
 import selectors
 import struct
@@ -43,10 +42,8 @@ class ProcessWatch:
             except ProcessLookupError:
                 self._wake()
                 return
-            except OSError as error:
-                if error.errno in {errno.ENOSYS, errno.EMFILE, errno.ENFILE, errno.EPERM}:
-                    return  # the fallback polls
-                raise
+            except OSError:
+                return  # no pidfds here, or not for this: the fallback polls
             self._pids[pid] = fd
             self._selector.register(fd, selectors.EVENT_READ, pid)
 

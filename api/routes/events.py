@@ -18,7 +18,7 @@ LONGEST_WAIT = 15.0
 
 
 @router.get("/runs/{run_id}/events")
-def of_run(system: Sys, run_id: str, after: int = 0, limit: Limit = 1000) -> Json:
+def of_run(system: Sys, run_id: str, after: Annotated[int, Query(ge=0, le=2**62)] = 0, limit: Limit = 1000) -> Json:
     """A run's events, oldest first."""
     with system.db.read() as session:
         run = runs.get(session, run_id)
@@ -36,21 +36,28 @@ def latest(system: Sys, limit: Limit = 100) -> Json:
 async def stream(
     request: Request,
     system: Sys,
-    after: Annotated[int | None, Query(ge=0, description="Begin after this event; without: from now on.")] = None,
+    after: Annotated[
+        int | None, Query(ge=0, le=2**62, description="Begin after this event; without: from now on.")
+    ] = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Every event as it is committed; resumes after ``Last-Event-ID``."""
-    resume = int(last_event_id) if last_event_id is not None and last_event_id.isdigit() else after
+    resume = (
+        int(last_event_id)
+        if last_event_id is not None and last_event_id.isdigit() and len(last_event_id) < 19
+        else after
+    )
     position = resume if resume is not None else await run_in_threadpool(_last, system)
     commits = request.app.state.commits
     yield ServerSentEvent(comment="the journal follows")
     while not commits.closing:
+        mark = commits.mark()
         found = await run_in_threadpool(_after, system, position)
         for event in found:
             position = event["id"]
             yield ServerSentEvent(raw_data=dumps(event).decode(), event=event["kind"], id=str(position))
         if not found:
-            await commits.wait(LONGEST_WAIT)
+            await commits.wait(mark, LONGEST_WAIT)
 
 
 def _last(system: System) -> int:

@@ -37,12 +37,16 @@ def _log(system: System, run: Run, attempt: int | None = None) -> Path:
 def logs(
     system: Sys,
     run_id: str,
-    offset: Annotated[int, Query(description="A byte offset; negative: from the end.")] = -10_000,
-    limit: Annotated[int, Query(ge=1, description="Bytes, at most 100 KiB.")] = 10_000,
-    attempt: Annotated[int | None, Query(ge=1, description="Which attempt; without: the latest.")] = None,
+    offset: Annotated[
+        int, Query(ge=-(2**62), le=2**62, description="A byte offset; negative: from the end.")
+    ] = -10_000,
+    limit: Annotated[int, Query(ge=1, le=2**31, description="Bytes, at most 100 KiB.")] = 10_000,
+    attempt: Annotated[int | None, Query(ge=1, le=2**31, description="Which attempt; without: the latest.")] = None,
 ) -> Json:
     """A part of the command's output."""
-    found = outputs.log_page(_log(system, _run(system, run_id), attempt), offset, limit)
+    run = _run(system, run_id)
+    growing = not RunStatus(run.status).terminal
+    found = outputs.log_page(_log(system, run, attempt), offset, limit, growing=growing)
     return Json(found.__dict__)
 
 
@@ -56,17 +60,19 @@ async def log_stream(request: Request, system: Sys, run_id: str) -> AsyncIterato
         over = RunStatus(run.status).terminal
         if run.attempt != attempt:
             attempt, position = run.attempt, 0
-        found = await run_in_threadpool(outputs.log_page, _log(system, run), position, outputs.MAX_PAGE)
-        partial = not over and not found.has_more_after and found.content.endswith("\ufffd")
-        if (found.content and not partial) or word == "initial":
-            text = "" if partial else found.content
-            yield _message({"type": word, "content": text, "offset": found.offset})
-            position, word = found.offset if partial else found.next_offset, "delta"
+        found = await run_in_threadpool(_page, _log(system, run), position, growing=not over)
+        if found.content or word == "initial":
+            yield _message({"type": word, "content": found.content, "offset": found.offset})
+            position, word = found.next_offset, "delta"
         if over and not found.has_more_after:
             yield _message({"type": "done", "status": run.status})
             return
         if not found.has_more_after:
             await asyncio.sleep(LOG_LOOK)
+
+
+def _page(path: Path, position: int, *, growing: bool) -> outputs.LogPage:
+    return outputs.log_page(path, position, outputs.MAX_PAGE, growing=growing)
 
 
 def _message(content: dict[str, object]) -> ServerSentEvent:

@@ -25,7 +25,8 @@ def create(system: Sys, actor: Who, body: RunCreate, once: OnceOnly) -> Json:
     """Makes a run; with ``auto_start`` it is queued at once."""
     draft = system.checks.draft(body)
     if body.dry_run:
-        return Json(runs.preview(draft, wrapper_text()))
+        with system.db.read() as session:
+            return Json(runs.preview(session, draft, wrapper_text()))
     return once(lambda session: runs.public(runs.create(session, system.checks, draft, actor)))
 
 
@@ -58,7 +59,8 @@ def show(system: Sys, run_id: str) -> Json:
 @router.put("/runs/{run_id}")
 def update(system: Sys, actor: Who, run_id: str, body: RunUpdate) -> Json:
     """Changes name, command, workdir."""
-    return Json(system.db.write(lambda s: runs.public(runs.update(s, system.checks, run_id, body, actor))))
+    fields = system.checks.changes(body)
+    return Json(system.db.write(lambda session: runs.public(runs.update(session, run_id, fields, actor))))
 
 
 @router.post("/runs/{run_id}/queue")

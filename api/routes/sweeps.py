@@ -1,13 +1,14 @@
 """Sweeps."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from sqlmodel import Session
 
 from api.answers import Json, page
 from api.deps import Before, Limit, OnceOnly, Sys, Who
 from orchestrator import runs, sweeps
-from orchestrator.shapes import RunRerun, SweepCreate, SweepRunCreate, SweepUpdate, SweepWild
+from orchestrator.shapes import LARGEST, RunRerun, SweepCreate, SweepRunCreate, SweepUpdate, SweepWild
 
 router = APIRouter(tags=["sweeps"])
 
@@ -46,12 +47,18 @@ def show(system: Sys, sweep_id: str) -> Json:
 def update(system: Sys, actor: Who, sweep_id: str, body: SweepUpdate) -> Json:
     """Changes a sweep; its grid only while it has no runs."""
     limit = system.settings.max_sweep_runs
+    if body.base_command is not None:
+        system.checks.command(body.base_command, "base_command")
+    if body.workdir is not None:
+        body = body.model_copy(update={"workdir": system.checks.workdir(body.workdir)})
     system.db.write(lambda session: sweeps.update(session, sweep_id, body, limit, actor))
     return show(system, sweep_id)
 
 
 @router.post("/sweeps/{sweep_id}/start")
-def start(system: Sys, actor: Who, sweep_id: str, parallel: Annotated[int | None, Query(ge=1)] = None) -> Json:
+def start(
+    system: Sys, actor: Who, sweep_id: str, parallel: Annotated[int | None, Query(ge=1, le=LARGEST)] = None
+) -> Json:
     """Queues every ready run; ``parallel`` of them are kept going until all are done."""
     count = system.db.write(lambda session: sweeps.start(session, sweep_id, parallel, actor))
     return Json({"message": f"{count} run(s) queued", "sweep_id": sweep_id, "queued": count})
@@ -71,7 +78,13 @@ def rerun_failed(system: Sys, actor: Who, sweep_id: str, once: OnceOnly, body: R
         failed = sweeps.failed_runs(session, sweep_id)
     again = body or RunRerun(auto_start=True)
     drafts = [runs.rerun_draft(system.checks, run, again) for run in failed]
-    return once(lambda session: [runs.public(runs.create(session, system.checks, draft, actor)) for draft in drafts])
+
+    def create(session: Session) -> list[dict[str, Any]]:
+        still = {run.id for run in sweeps.failed_runs(session, sweep_id)}  # another may have done it meanwhile
+        wanted = [draft for draft in drafts if draft.body.parent_run_id in still]
+        return [runs.public(runs.create(session, system.checks, draft, actor)) for draft in wanted]
+
+    return once(create)
 
 
 @router.post("/sweeps/{sweep_id}/runs")

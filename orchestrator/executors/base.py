@@ -70,7 +70,7 @@ class Executor(Protocol):
         ...
 
     def find(self, spec: SubmissionSpec) -> JobHandle | None:
-        """The job of a submission whose answer was lost, or None when there is none."""
+        """The job of a submission whose answer was lost. None: there is none, and it can never execute any more."""
         ...
 
     def observe(self, watched: Sequence[Watched]) -> dict[str, Evidence]:

@@ -5,8 +5,11 @@ The kernel releases a lease when its last holder ends. Facts and reasons: docs/g
 
 import fcntl
 import json
+import logging
+import math
 import os
 import pwd
+import secrets
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +26,12 @@ from orchestrator.proc import ProcessId, host_name
 
 SHARED = 0o1777
 TURN_PATIENCE = 2.0  # seconds to wait for the short common lock; without it only fairness suffers, never a lease
+
+
+# What another user's file may make of a parser.
+NONSENSE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
+LARGEST = 65536
+log = logging.getLogger(__name__)
 
 
 class LeaseFolderError(OrcError):
@@ -46,6 +55,7 @@ class Lease:
     request: Request
     gpu_ids: str = "uuid"
     _fds: dict[str, int] = field(default_factory=dict)
+    handed_over: bool = False
 
     def fds(self) -> tuple[int, ...]:
         """The locked descriptors; a process that inherits them holds the lease too."""
@@ -70,9 +80,10 @@ class Lease:
 
     def hand_over(self, holder: ProcessId) -> None:
         """``holder`` has inherited the descriptors: it is named as the holder, and ours are closed (never LOCK_UN)."""
+        self.handed_over = True
+        self.close()
         for gpu in self.gpus:
             self.folder.write_note(gpu.uuid, self.request, holder)
-        self.close()
 
     def close(self) -> None:
         """Closes our descriptors; the lease is free when nobody else has them."""
@@ -83,8 +94,9 @@ class Lease:
     def release(self) -> None:
         """Gives the GPUs back: locks first, then the notes, whose removal wakes the waiters."""
         self.close()
-        for gpu in self.gpus:
-            self.folder.note_path(gpu.uuid).unlink(missing_ok=True)
+        if not self.handed_over:
+            for gpu in self.gpus:
+                self.folder.drop_note(gpu.uuid)
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,7 @@ class LeaseFolder:
             raise LeaseFolderError(f"{self.path} is on a network file system, where locks do not hold.")
         with suppress(FileExistsError):
             self.path.mkdir()
+        if (made := self.path.lstat()).st_uid == self.uid and stat.S_ISDIR(made.st_mode):
             self.path.chmod(SHARED)
         found = self._settled_stat()
         if not stat.S_ISDIR(found.st_mode) or stat.S_IMODE(found.st_mode) != SHARED:
@@ -177,8 +190,10 @@ class LeaseFolder:
         path = self.path / f"gpu-{uuid}"
         with suppress(FileExistsError):
             path.mkdir()
-            path.chmod(0o755)  # whatever the umask: others must be able to open it
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        found = path.lstat()
+        if found.st_uid == self.uid and stat.S_IMODE(found.st_mode) != 0o755:
+            path.chmod(0o755)  # whatever the umask, and whoever was killed before this: others must be able to open it
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def _still_there(self, uuid: str, fd: int) -> bool:
         with suppress(FileNotFoundError):
@@ -203,6 +218,11 @@ class LeaseFolder:
         }
         _write_shared(self.note_path(uuid), json.dumps(text))
 
+    def drop_note(self, uuid: str) -> None:
+        """Takes our note away, if it is ours and there."""
+        with suppress(OSError):
+            self.note_path(uuid).unlink(missing_ok=True)
+
     def notes(self) -> list[Note]:
         """Every note that can be read, ours and others'."""
         return [note for path in self.path.glob("lease.*") if (note := _read_note(path)) is not None]
@@ -211,16 +231,19 @@ class LeaseFolder:
         """Takes away our notes of GPUs that nobody holds any more. Only under ``turn``."""
         for note in self.notes():
             if note.uid == self.uid and not self.leased(note.uuid):
-                self.note_path(note.uuid).unlink(missing_ok=True)
+                self.drop_note(note.uuid)
 
     # -- turns -----------------------------------------------------------------------------------------------------
 
     def served(self) -> dict[int, float]:
-        """When each user last got GPUs."""
+        """When each user last got GPUs; never in the future, whatever a file says."""
         found: dict[int, float] = {}
         for path in self.path.glob("served.*"):
-            with suppress(ValueError, OSError):
-                found[path.stat().st_uid] = float(path.read_text())
+            text = read_shared(path)
+            with suppress(ValueError):
+                moment = float(text.content) if text is not None else math.nan
+                if text is not None and math.isfinite(moment):
+                    found[text.uid] = min(max(0.0, moment), time.time())
         return found
 
     def mark_served(self) -> None:
@@ -239,16 +262,14 @@ class LeaseFolder:
         return found
 
     def _foreign_ticket(self, path: Path) -> Ticket | None:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError:
-            return None
-        with os.fdopen(fd) as file:
+        with _opened(path) as fd:
+            if fd is None:
+                return None
             uid = os.fstat(fd).st_uid
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return _parse_ticket(path.name, uid, file.read())
+                return _parse_ticket(path.name, uid, os.pread(fd, LARGEST, 0).decode(errors="replace"))
             if uid == self.uid:
                 path.unlink(missing_ok=True)
             return None
@@ -269,9 +290,10 @@ class TicketFile:
             return
         if self._fd is None:
             self.path.unlink(missing_ok=True)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-            os.fchmod(self._fd, 0o644)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            os.fchmod(fd, 0o644)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            self._fd = fd
         text = json.dumps([_request_json(request) for request in requests]).encode()
         os.pwrite(self._fd, text, 0)
         os.ftruncate(self._fd, len(text))
@@ -306,22 +328,64 @@ def _lock_within(fd: int, seconds: float) -> bool:
 
 
 def _write_shared(path: Path, text: str) -> None:
-    """A file of our own that all may read, replaced whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW, 0o644)
-    with os.fdopen(fd, "w") as file:
-        os.fchmod(file.fileno(), 0o644)
-        file.write(text)
-    temporary.replace(path)
+    """A file of our own that all may read, replaced whole. It is only a note: where it cannot be, it is left out."""
+    temporary = path.with_name(f".{secrets.token_hex(8)}")
+    try:
+        fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644)
+        with os.fdopen(fd, "w") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(text)
+        temporary.replace(path)
+    except OSError as error:
+        log.warning("%s could not be written: %s", path, error)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class SharedText:
+    """What a file in the shared folder holds, and whose it is."""
+
+    uid: int
+    content: str
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int | None]:
+    """A file that anybody may have put there, opened without waiting for it; None for what is no plain file of the
+    user that its name tells (``kind.….uid`` or ``kind.uid.…``), or too large."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:
+        found = os.fstat(fd)
+        parts = path.name.split(".")
+        named = parts[1] if parts[0] == "ticket" else parts[-1]
+        plain = stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST and named == str(found.st_uid)
+        yield fd if plain else None
+    finally:
+        os.close(fd)
+
+
+def read_shared(path: Path) -> SharedText | None:
+    """A file of the shared folder, or None for what is none of ours to trust."""
+    with _opened(path) as fd:
+        if fd is None:
+            return None
+        return SharedText(os.fstat(fd).st_uid, os.pread(fd, LARGEST, 0).decode(errors="replace"))
 
 
 def _read_note(path: Path) -> Note | None:
+    text = read_shared(path)
+    if text is None:
+        return None
     try:
-        data = json.loads(path.read_text())
-        uid = path.stat().st_uid
-        process = ProcessId.load(data)
-        return Note(path.name.split(".")[1], uid, str(data["request"]), str(data["label"]), data["since"], process)
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        data = json.loads(text.content)
+        process, since = ProcessId.load(data), float(data["since"])
+        return Note(path.name.split(".")[1], text.uid, str(data["request"]), str(data["label"]), since, process)
+    except NONSENSE:
         return None
 
 
@@ -350,6 +414,8 @@ def _parse_ticket(key: str, uid: int, text: str) -> Ticket | None:
             )
             for item in json.loads(text)
         )
-    except (ValueError, KeyError, TypeError):
+    except NONSENSE:
+        return None
+    if not all(math.isfinite(request.since) for request in requests):
         return None
     return Ticket(key, uid, requests)

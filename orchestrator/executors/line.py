@@ -3,11 +3,12 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from orchestrator.executors.gpus import Gpu, GpuReading, busy_because, leasable
-from orchestrator.executors.leases import Lease, LeaseFolder, Note, TicketFile, user_name
+from orchestrator.executors.leases import Lease, LeaseFolder, LeaseFolderError, Note, TicketFile, user_name
 from orchestrator.executors.turns import Grant, Request, Ticket, schedule
 from orchestrator.proc import ProcessId
 
@@ -96,14 +97,20 @@ class Line:
         if not requests:
             self._ticket.leave()
             return Outcome()
-        self.folder.ensure()
         reading = self._reader.read()
         if self._policy.visible is not None:  # so that others never wait for GPUs that this server cannot take
             mine = frozenset(gpu.uuid for gpu in reading.visible(self._policy.visible))
             requests = [replace(request, allowed=mine) for request in requests]
-        with self.folder.turn():
-            outcome = self._look(reading, reading.visible(self._policy.visible))
-            self._take(requests, outcome)
+        outcome = Outcome()
+        try:
+            self.folder.ensure()
+            with self.folder.turn():
+                outcome = self._look(reading, reading.visible(self._policy.visible))
+                self._take(requests, outcome)
+        except OSError as error:
+            for lease in outcome.leases.values():
+                lease.release()
+            raise LeaseFolderError(f"The folder of the GPU leases cannot be used: {error}.") from error
         outcome.recheck_in = self._recheck(outcome)
         return outcome
 
@@ -159,13 +166,14 @@ class Line:
     def _lease(self, grant: Grant, request: Request, gpus: dict[str, Gpu]) -> Lease | None:
         """Locks the granted GPUs, all or none, and notes them as ours until they are handed over."""
         fds: dict[str, int] = {}
-        for uuid in grant.uuids:
-            fd = self.folder.lock(uuid)
-            if fd is None:
-                for held in fds.values():
-                    os.close(held)
-                return None
-            fds[uuid] = fd
+        with ExitStack() as undo:
+            for uuid in grant.uuids:
+                fd = self.folder.lock(uuid)
+                if fd is None:
+                    return None
+                fds[uuid] = fd
+                undo.callback(os.close, fd)
+            undo.pop_all()
         me = ProcessId.of(os.getpid())
         assert me is not None
         for uuid in grant.uuids:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 from orchestrator import job as job_side
 from orchestrator.executors.base import JobHandle, Refusal, SubmissionSpec, Task, Watched
 from orchestrator.executors.leases import Lease
-from orchestrator.proc import ProcessId, boot_id, marked
+from orchestrator.proc import ProcessId, boot_id, host_name, marked, session_of
 from orchestrator.rundir import AttemptDir, Claim, RunDir
 from orchestrator.states import Evidence
 from orchestrator.watch import ProcessWatch
 
 log = logging.getLogger(__name__)
+START_RECORD_SECONDS = 10.0
 FALLBACK_PATH = "/usr/local/bin:/usr/bin:/bin"
 GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
 
@@ -48,8 +50,8 @@ class LocalExecutor:
         except OSError as error:
             return Refusal(f"The run could not be started: {error}.", final=False)
         started = ProcessId.of(process.pid)
-        if started is None:
-            return Refusal(f"job.py ended at once. {attempt.complaint()}", final=False)
+        if started is None:  # a child that has ended is a zombie until we reap it: this cannot be
+            raise AssertionError(f"the child {process.pid} vanished")
         self._children[process.pid] = process
         self._watch.add(process.pid)
         if lease is not None:
@@ -57,18 +59,26 @@ class LocalExecutor:
         return JobHandle(self.name, {"process": started.dump()})
 
     def find(self, spec: SubmissionSpec) -> JobHandle | None:
-        """What the run directory tells: a claim is a job, no claim is none (a late one loses its claim)."""
+        """A claim is a job; without one the attempt is withdrawn, by a claim of nobody's."""
         (task,) = spec.tasks
-        claim = RunDir(self._runs_dir, task.run_id).attempt(task.attempt).claim()
-        if claim is None:
+        attempt = RunDir(self._runs_dir, task.run_id).attempt(task.attempt)
+        if attempt.withdraw():
             return None
+        claim = attempt.claim()
+        assert claim is not None
         self._watch.add(claim.process.pid)
         return JobHandle(self.name, {"process": claim.process.dump()})
 
     def observe(self, watched: Sequence[Watched]) -> dict[str, Evidence]:
-        """Run directories first, then the processes."""
+        """Run directories first, then the processes. One that cannot be looked at does not keep us from the others."""
         self._reap()
-        return {item.run_id: self._look(item) for item in watched}
+        found: dict[str, Evidence] = {}
+        for item in watched:
+            try:
+                found[item.run_id] = self._look(item)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("run %s cannot be looked at: %s", item.run_id, error)
+        return found
 
     def cancel(self, watched: Watched, seconds_since_asked: float) -> str | None:
         """TERM to job.py, which ends the tree; where job.py is dead or does not do it, the processes themselves."""
@@ -76,7 +86,7 @@ class LocalExecutor:
         late = seconds_since_asked > 2 * self._grace + 5
         if claim is not None and claim.process.alive() and not late:
             return self._once(watched, signal.SIGTERM, [claim.process], "TERM sent to the run's processes")
-        orphans = marked("ORC_RUN_ID", watched.run_id)
+        orphans = self._orphans(watched.run_id, claim, self._attempt(watched).started() or {}) if claim else []
         if seconds_since_asked <= self._grace and not late:
             return self._once(watched, signal.SIGTERM, orphans, "TERM sent to the processes that job.py left behind")
         if late and claim is not None:
@@ -113,11 +123,13 @@ class LocalExecutor:
             settings["time_limit"] = str(task.resources.time_seconds)
         if (cgroup := own_cgroup()) is not None:
             settings["launcher_cgroup"] = cgroup
-        env = passed_environment(os.environ, self._env_pass)
-        env |= run_dir.standard_env(task.run_id, task.sweep_id, task.attempt)
+        env = passed_environment(os.environ, self._env_pass) | task.env
+        for name, value in run_dir.standard_env(task.run_id, task.sweep_id, task.attempt).items():
+            if name.startswith("ORC_") or name not in task.env:  # which run it is, nobody sets but we
+                env[name] = value
         if task.hide_gpus:
             env["CUDA_VISIBLE_DEVICES"] = ""
-        attempt.prepare(settings, env | task.env)
+        attempt.prepare(settings, env)
 
     def _spawn(self, task: Task, attempt: AttemptDir, lease: Lease | None) -> "subprocess.Popen[bytes]":
         env = {"PATH": FALLBACK_PATH, "ORC_RUN_ID": task.run_id} | (lease.environment() if lease else {})
@@ -144,35 +156,48 @@ class LocalExecutor:
         attempt = self._attempt(item)
         claim = attempt.claim()
         process = claim.process if claim else self._spawned(item)
+        if claim is not None and claim.host != host_name() and claim.process.boot != boot_id():
+            return Evidence(item.attempt, claimed=True, alive=None, exit=attempt.exit())  # another machine's to tell
         alive = process is not None and process.alive()
         if alive and process is not None:
             self._watch.add(process.pid)
         started = attempt.started() or {}
         record = attempt.exit()
-        if record is not None:
+        orphans = self._orphans(item.run_id, claim, started) if claim and not alive and record is None else []
+        record = record or (attempt.exit() if not alive else None)
+        if record is not None or not (alive or orphans):
             self._killed.pop(item.run_id, None)
-        orphans = self._orphans(item.run_id, claim) if claim and not alive and record is None else []
         return Evidence(
             attempt=item.attempt,
             claimed=claim is not None,
-            started_at=started.get("started_at"),
+            started_at=started.get("started_at") or _unrecorded_start(claim),
             alive=alive or bool(orphans),
             orphaned=bool(orphans),
-            exit=record or (attempt.exit() if not alive else None),
+            exit=record,
             refused=_refusal(attempt) if claim is None and not alive and record is None else None,
-            gpus=tuple(started.get("gpus", ())),
+            gpus=tuple(started.get("gpus") or ()),
         )
 
-    def _orphans(self, run_id: str, claim: Claim) -> list[ProcessId]:
-        found = marked("ORC_RUN_ID", run_id) if claim.process.boot == boot_id() else []
+    def _orphans(self, run_id: str, claim: Claim, started: dict[str, Any]) -> list[ProcessId]:
+        """Processes of a run whose job.py is dead: by their environment, and by the session of the command."""
+        if claim.process.boot != boot_id():
+            return []
+        found = marked("ORC_RUN_ID", run_id)
+        if "command_pid" in started:
+            found += session_of(ProcessId(started["command_pid"], started["command_start_ticks"], boot_id()))
         for orphan in found:
             self._watch.add(orphan.pid)
-        return found
+        return list(dict.fromkeys(found))
 
     @staticmethod
     def _spawned(item: Watched) -> ProcessId | None:
         data: dict[str, Any] = item.job.data if item.job else {}
         return ProcessId.load(data["process"]) if "process" in data else None
+
+
+def _unrecorded_start(claim: Claim | None) -> float | None:
+    """A claim that is older than any start takes: the start record could not be written (a full disk)."""
+    return claim.at if claim is not None and claim.at and time.time() - claim.at > START_RECORD_SECONDS else None
 
 
 def _refusal(attempt: AttemptDir) -> str:

@@ -102,6 +102,7 @@ def _next_grant(
 ) -> Grant | None:
     """The next grant in turn; its user goes to the end of the turns. Makes reservations on the way."""
     open_gpus = [uuid for uuid in remaining if uuid not in decision.reserved]
+    some_day = [*leased, *(uuid for grant in decision.grants for uuid in grant.uuids), *decision.reserved]
     for line in lines:
         for position, (ticket, request) in enumerate(line.waiting):
             usable = request.usable(open_gpus)
@@ -110,11 +111,10 @@ def _next_grant(
                 lines.remove(line)
                 lines.append(line)
                 return Grant(ticket, request.id, tuple(usable[: request.gpus]))
-            within_reach = len(usable) + len(request.usable(list(leased))) >= request.gpus
+            within_reach = len(usable) + len(request.usable(some_day)) >= request.gpus
             if now - request.since > reserve_after and within_reach:
                 held = set(decision.reserved.values())
                 if request.id not in held:
                     decision.reserved |= dict.fromkeys(usable, request.id)
                     open_gpus = [uuid for uuid in open_gpus if uuid not in decision.reserved]
-                break
     return None

@@ -4,7 +4,6 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,13 @@ NUL, HALF = "a\0b", "a\ud800b"
 SEPARATORS = re.compile(r"[\[\]./ ]+")
 
 
-@dataclass(frozen=True)
 class World:
     """One service, with one thing of each kind, that no refused request may change."""
 
-    service: InProcess
-    ids: dict[str, str]
+    def __init__(self, service: InProcess, ids: dict[str, str]) -> None:
+        self.service = service
+        self.ids = ids
+        self._known = self.everything()
 
     def send(self, method: str, path: str, body: Any = None) -> httpx2.Response:
         """``body`` as JSON, as Python writes it: NaN and halves of surrogate pairs too. Bytes go out as they are."""
@@ -44,10 +44,10 @@ class World:
 
     def refuse(self, method: str, path: str, body: Any = None, field: str = "", status: int = 422) -> str:
         """Sends what must be refused with ``field`` named and nothing changed; what was said."""
-        before = self.everything()
         answer = self.send(method, path, body)
+        before, self._known = self._known, self.everything()
         assert answer.status_code == status, f"{answer.status_code}: {answer.text[:1000]}"
-        assert self.everything() == before
+        assert self._known == before
         detail = answer.json()["detail"]
         assert detail
         if field:
@@ -235,9 +235,9 @@ def test_one_value_that_makes_a_command_too_long_is_refused(world: World) -> Non
     world.refuse("POST", "/sweeps", {**SWEEP, "parameters": {"text": ["short", "x" * 131_072]}}, "parameters")
 
 
+# BUG: orjson writes at most 254 levels: what is nested deeper is stored, then every list that holds it is a 500.
 @pytest.mark.parametrize("depth", [200, 300, 600, 980])
 def test_nesting_is_kept_or_refused_never_half_done(service: InProcess, depth: int) -> None:
-    """BUG: orjson writes at most 254 levels: what is nested deeper is stored, then every list that holds it is a 500."""
     body = b'{"title": "t", "goal": "g", "sections": ' + b'{"a": ' * depth + b"1" + b"}" * depth + b"}"
     check_kept_or_refused(service, "/plans", body, "/plans")
 
@@ -253,15 +253,15 @@ FREE_FORM: list[tuple[str, Json, str, str]] = [
 
 
 # BUG: orjson writes 64-bit integers alone: a longer one is stored, then every list that holds it is a 500 for good.
-@pytest.mark.parametrize("number", [HUGE, -HUGE, 2**64, 2**63])
 @pytest.mark.parametrize(("path", "body", "field", "listing"), FREE_FORM)
 def test_a_long_number_is_kept_or_refused_never_half_done(
-    service: InProcess, path: str, body: Json, field: str, listing: str, number: int
+    service: InProcess, path: str, body: Json, field: str, listing: str
 ) -> None:
     sweep = service.post("/sweeps/wild", {"name": "w", "goal": "g"})["id"]
-    content = json.dumps(with_value(body, field, number)).encode()
-    shown = check_kept_or_refused(service, path.format(sweep=sweep), content, listing)
-    assert shown is None or str(number) in shown.replace(" ", "")
+    for number in (2**63, 2**64, HUGE, -HUGE):
+        content = json.dumps(with_value(body, field, number)).encode()
+        shown = check_kept_or_refused(service, path.format(sweep=sweep), content, listing)
+        assert shown is None or str(number) in shown
 
 
 def check_kept_or_refused(service: InProcess, path: str, content: bytes, listing: str) -> str | None:
@@ -274,53 +274,44 @@ def check_kept_or_refused(service: InProcess, path: str, content: bytes, listing
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
-WRAP = {"enabled": True}
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        *[("resources.gpus", value) for value in (-1, 1.5, "two", 10**6, HUGE, None.__class__.__name__)],
-        *[("resources.cpus", value) for value in (0, -1, 1.5, "all", HUGE)],
-        *[("resources.mem", value) for value in ("", "16X", "-1G", "0", "G", 16, "1e9G", "16 GB please", ["16G"])],
-        *[
-            ("resources.time", value)
-            for value in ("", "soon", "1:2:3:4", "-5", -5, 0, "0:00", True, [], "1-2-3", 1e300)
-        ],
-        *[("resources", value) for value in (None, [], "gpu", 1)],
-        *[("priority", value) for value in ("high", 1.5, HUGE, None)],
-        *[("gpuwrap_config.retries", value) for value in (-2, 1.5, "forever")],
-        *[("gpuwrap_config.retry_delay_seconds", value) for value in (0, -1, 600.5, "5 s")],
-        *[("gpuwrap_config", value) for value in (True, "on", [])],
-        *[("env", value) for value in (None, [], "A=1", {"A": 1}, {"A": None}, {"A": ["x"]})],
-        *[("tags", value) for value in ("a", [1], {"a": 1}, None, ["t" * 501])],
-        *[("depends_on", value) for value in ("abc", [1], None)],
-        *[("auto_start", value) for value in ("perhaps", None, 2, [])],
-        *[("name", value) for value in (5, None, ["x"], "n" * 501)],
-        *[("command", value) for value in (5, None, ["echo", "x"])],
-        *[("workdir", value) for value in (5, [])],
-        *[("sweep_id", value) for value in (5, [])],
-        *[("executor", value) for value in ("pbs", 5, "")],
+WRONG_IN_RUNS: dict[str, list[Any]] = {
+    "resources.gpus": [-1, 1.5, "two", 10**6, HUGE],
+    "resources.cpus": [0, -1, 1.5, "all", HUGE],
+    "resources.mem": ["", "16X", "-1G", "0", "G", 16, "1e9G", "16 GB please", ["16G"]],
+    "resources.time": ["", "soon", "1:2:3:4", "-5", -5, 0, "0:00", True, [], "1-2-3", 1e300],
+    "resources": [None, [], "gpu", 1],
+    "priority": ["high", 1.5, HUGE, None],
+    "gpuwrap_config.retries": [-2, 1.5, "forever"],
+    "gpuwrap_config.retry_delay_seconds": [0, -1, 600.5, "5 s"],
+    "gpuwrap_config": [True, "on", []],
+    "env": [None, [], "A=1", {"A": 1}, {"A": None}, {"A": ["x"]}],
+    "tags": ["a", [1], {"a": 1}, None, ["t" * 501]],
+    "depends_on": ["abc", [1], None],
+    "auto_start": ["perhaps", None, 2, []],
+    "name": [5, None, ["x"], "n" * 501],
+    "command": [5, None, ["echo", "x"]],
+    "workdir": [5, []],
+    "sweep_id": [5, []],
+    "executor": ["pbs", 5, ""],
+}
+WRONG_IN_SWEEPS: dict[str, list[Any]] = {
+    "parameters": [
+        *(None, [], {"lr": 0.1}, {"lr": "0.1"}, {"lr": []}, {"lr": {"a": 1}}),
+        *({name: [1]} for name in ("", "a b", "-x", "a=b", "x;y", "$x", "ä", "n" * 201)),
     ],
-)
-def test_a_value_of_the_wrong_kind_names_its_field(world: World, field: str, value: Any) -> None:
-    world.refuse("POST", "/runs", with_value(RUN, field, value), field)
+    "max_runs": [0, -1, 1.5, "many"],
+    "parallel": [0, -1, "all"],
+    "status": ["completed", "RUNNING", 1],
+    "ui_config": [[], "x", 1],
+    "goal": [1, "g" * 100_001],
+}
+WRONG = [("/runs", RUN, field, value) for field, values in WRONG_IN_RUNS.items() for value in values]
+WRONG += [("/sweeps", SWEEP, field, value) for field, values in WRONG_IN_SWEEPS.items() for value in values]
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        *[("parameters", value) for value in (None, [], {"lr": 0.1}, {"lr": "0.1"}, {"lr": []}, {"lr": {"a": 1}})],
-        *[("parameters", {name: [1]}) for name in ("", "a b", "-x", "a=b", "x;y", "$x", "ä", "n" * 201)],
-        *[("max_runs", value) for value in (0, -1, 1.5, "many")],
-        *[("parallel", value) for value in (0, -1, "all")],
-        *[("status", value) for value in ("completed", "RUNNING", 1)],
-        *[("ui_config", value) for value in ([], "x", 1)],
-        *[("goal", value) for value in (1, "g" * 100_001)],
-    ],
-)
-def test_a_sweeps_value_of_the_wrong_kind_names_its_field(world: World, field: str, value: Any) -> None:
-    world.refuse("POST", "/sweeps", with_value(SWEEP, field, value), field)
+@pytest.mark.parametrize(("path", "body", "field", "value"), WRONG)
+def test_a_value_of_the_wrong_kind_names_its_field(world: World, path: str, body: Json, field: str, value: Any) -> None:
+    world.refuse("POST", path, with_value(body, field, value), field)
 
 
 @pytest.mark.parametrize(
@@ -333,16 +324,10 @@ def test_a_number_that_is_none_is_refused(world: World, field: str, value: float
 
 # BUG: NaN and Infinity, which JSON does not have, are taken and shown as null ever after; PostgreSQL would refuse them.
 @pytest.mark.parametrize(("path", "body", "field", "listing"), FREE_FORM)
-@pytest.mark.parametrize("value", [b"NaN", b"-Infinity", b"1e400"])
-def test_nan_is_not_stored_as_something_else(
-    service: InProcess, path: str, body: Json, field: str, listing: str, value: bytes
-) -> None:
-    sweep = service.post("/sweeps/wild", {"name": "w", "goal": "g"})["id"]
-    content = json.dumps(with_value(body, field, "HERE")).encode().replace(b'"HERE"', value)
-    headers = {"Content-Type": "application/json"}
-    answer = service.http.post(path.format(sweep=sweep), content=content, headers=headers)
-    assert answer.status_code == 422, answer.text
-    assert field.split(".")[0] in answer.text
+def test_nan_is_not_stored_as_something_else(world: World, path: str, body: Json, field: str, listing: str) -> None:
+    for value in (b"NaN", b"-Infinity", b"1e400"):
+        content = json.dumps(with_value(body, field, "HERE")).encode().replace(b'"HERE"', value)
+        world.refuse("POST", path, content, field.partition(".")[0])
 
 
 # BUG: OverflowError instead of a ValueError in orchestrator/resources.py (_clock, parse_memory): a 500.
@@ -382,19 +367,17 @@ def test_a_number_that_no_column_holds_is_refused(world: World, method: str, pat
     ],
 )
 def test_a_number_in_the_address_that_no_column_holds_is_refused(world: World, method: str, path: str) -> None:
-    world.refuse(method, path, None, path.split("?")[1].split("=")[0])
+    world.refuse(method, path, None, re.split(r"[?=]", path)[1])
 
 
-@pytest.mark.parametrize(
-    "query", ["limit=0", "limit=-1", "limit=many", "limit=1001", "before=0", "before=x", "status=x"]
-)
+@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=many", "before=0", "before=x", "status=x"])
 def test_a_lists_parameters_are_checked(world: World, query: str) -> None:
-    world.refuse("GET", f"/runs?{query}", None, query.split("=")[0])
+    world.refuse("GET", f"/runs?{query}", None, query.partition("=")[0])
 
 
-# BUG: names of fields that cannot be null are passed on to the database as null; the INSERT's IntegrityError at the end
-# of the savepoint in orchestrator/db.py (Writer._transaction) appends a second outcome for one function, zip(strict=True)
-# raises in the writer's thread, and the server never writes again: every later request hangs.
+# BUG: null for a column that cannot be null reaches the database. Its error at the end of the savepoint (in
+# orchestrator/db.py, Writer._transaction) appends a second outcome for one function, zip(strict=True) raises in the
+# writer's thread: the request is answered 200 with nothing stored, the server never writes again, later ones hang.
 def test_null_for_what_must_have_a_value_is_refused(server: RealServer) -> None:
     ids = {
         "sweep": server.post("/sweeps/wild", {"name": "w", "goal": "g"})["id"],
@@ -412,8 +395,8 @@ def test_null_for_what_must_have_a_value_is_refused(server: RealServer) -> None:
             assert field in answer.text
             assert [server.get(name) for name in ("/sweeps", "/plans", "/events/latest")] == before
         assert server.post("/plans", PLAN)["status"] == "draft"
-    except httpx2.TimeoutException:
-        server.kill()  # it would not even end any more
+    except BaseException:
+        server.kill()  # it may not even end any more
         raise
 
 

@@ -83,7 +83,7 @@ def test_every_form_of_gres_is_counted() -> None:
 
 
 def test_the_types_of_gpus_are_told() -> None:
-    # BUG: of "gpu:2(S:0-1)", which has no type, "2(S" is taken for one (detect._nodes splits before the parenthesis).
+    # "gpu:2(S:0-1)" has none.
     assert read_sinfo(0, FORMS, "").data["gres_types"] == ["1g.10gb", "a100", "v100"]
 
 
@@ -243,7 +243,6 @@ def test_a_file_that_may_not_be_executed_is_no_sinfo(bin_folder: Path) -> None:
 
 @pytest.mark.parametrize(("code", "state"), [(0, "found"), (1, "broken")])
 def test_bytes_that_are_no_utf_8_are_no_crash(bin_folder: Path, code: int, state: str) -> None:
-    # BUG: text=True decodes strictly: UnicodeDecodeError, which is no answer in words.
     fake(bin_folder, f"printf 'n\\351|gpu|idle|gpu:1|gpu:0|1\\n'; printf '\\377\\n' >&2; exit {code}")
     assert probe_sinfo(5).state == state
 
@@ -268,7 +267,6 @@ def test_variables_that_change_sinfos_answer_do_not_reach_it(
 
 
 def test_the_servers_own_secrets_do_not_reach_a_slurm_command() -> None:
-    # BUG: they do (architecture.md: "the server's own secrets never reach a scheduler command").
     env = {"ORC_DATABASE_URL": "postgresql://orc:secret@host/orc", "ORC_TOKEN": "secret", "PATH": "/usr/bin"}
     assert "secret" not in repr(slurm_environment(env))
     assert slurm_environment(env)["PATH"] == "/usr/bin"

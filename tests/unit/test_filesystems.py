@@ -98,7 +98,6 @@ def test_shared_file_systems_are_network_ones(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["fuse.ceph-fuse", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse", "fuse.dfuse"])
 def test_rarer_shared_file_systems_are_network_ones_too(kind: str) -> None:
-    # BUG: not in NETWORK: SQLite would keep its WAL's memory map there.
     assert is_network(kind)
 
 

@@ -55,7 +55,7 @@ NASTY = [
 def received(*configurations: dict[str, Any], locale: str = "C.UTF-8", base: str = "show") -> list[list[str]]:
     """What a program gets on its command line, asked of bash itself (as job.py runs a command)."""
     # Each call prints how many arguments there were, then each of them.
-    program = "show() { printf '%s\\0' \"$#\" \"$@\"; }\n"
+    program = 'show() { printf \'%s\\0\' "$#" "$@"; }\n'
     lines = [command_line(base, configuration) for configuration in configurations]
     done = subprocess.run(
         ["bash", "-c", program + "\n".join(lines)],
@@ -176,7 +176,7 @@ def test_the_options_follow_the_base_command_on_its_last_line(base: str) -> None
 
 @pytest.mark.parametrize("base", ["show \\\n", "show a \\\n  \\\n", "show 'a\n' \\\n"])
 def test_options_follow_a_command_that_ends_in_a_line_continuation(base: str) -> None:
-    # BUG: the newline is stripped and its backslash is left: it then quotes the space before the first option.
+    # A backslash left over would quote the space before the first option.
     [arguments] = received({"lr": 0.1, "seed": 2}, base=base)
     assert arguments[-2:] == ["--lr=0.1", "--seed=2"]
 
@@ -195,6 +195,12 @@ def test_a_name_is_never_longer_than_200_characters(configuration: dict[str, Any
     name = short_name(configuration)
     assert len(name) <= 200
     assert name == whole if len(whole) <= 200 else (name[:-1] == whole[:199] and name[-1] == "…")
+
+
+@pytest.mark.parametrize("length", [198, 199, 200, 201, 202])
+def test_a_name_is_cut_where_it_would_be_longer(length: int) -> None:
+    name = short_name({"x": "y" * (length - 2)})
+    assert name == (f"x={'y' * (length - 2)}" if length <= 200 else f"x={'y' * 197}…")
 
 
 def test_a_name_shows_the_configuration() -> None:

@@ -125,7 +125,19 @@ def test_a_file_that_was_written_anew_and_shorter_is_read_from_its_beginning(fil
 
 
 def test_lines_that_are_no_rows_are_counted_and_passed_over() -> None:
-    lines = [b"garbage", b"[1, 2]", b"3", b'"text"', b"null", b'{"a": 1', b'{"a": \xff}', b'{"loss": 1}', b"", b"  ", b"\0"]
+    lines = [
+        b"garbage",
+        b"[1, 2]",
+        b"3",
+        b'"text"',
+        b"null",
+        b'{"a": 1',
+        b'{"a": \xff}',
+        b'{"loss": 1}',
+        b"",
+        b"  ",
+        b"\0",
+    ]
     assert parse_lines(lines) == ([{"loss": 1}], 8)
 
 
@@ -167,7 +179,6 @@ def test_a_line_longer_than_a_chunk_is_bad_and_holds_nothing_up(
 
 
 def test_the_end_of_a_line_longer_than_a_chunk_is_no_row(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # BUG: the rest of a line whose beginning was passed over is read as if it were a line.
     monkeypatch.setattr(metrics, "CHUNK", 64)
     file.write_bytes(b"progress " + b"." * 55 + b'{"loss": 99}\n{"loss": 1}\n')
     got: list[Row] = []
@@ -279,6 +290,37 @@ def test_a_file_written_anew_counts_its_rows_as_further_ones(db: Database, run: 
     assert (loss.count, loss.last, loss.min, loss.max) == (3, 7.0, 1.0, 7.0)
 
 
+def test_what_was_counted_before_another_source_was_written_is_counted_again(db: Database, run: str) -> None:
+    reading = Reading("a.jsonl", [{"loss": 1.0}, {"acc": 1.0}], 24, 3)
+    with db.read() as session:
+        early = metrics.aggregate(session, run, reading, 0)
+    add(db, run, [{"loss": 5.0}])
+    assert not db.write(lambda session: metrics.write(session, early))
+    assert {key: metric.count for key, metric in found(db, run).items()} == {"loss": 1}
+    with db.read() as session:
+        assert source_offset(session, run, "a.jsonl") == 0
+        late = metrics.aggregate(session, run, reading, 0)
+    assert db.write(lambda session: metrics.write(session, late))
+    assert not db.write(lambda session: metrics.write(session, late))
+    assert {key: metric.count for key, metric in found(db, run).items()} == {"acc": 1, "loss": 2}
+    with db.read() as session:
+        source = session.get(MetricSource, (run, "a.jsonl"))
+    assert source is not None
+    assert (source.offset, source.rows, source.bad_rows) == (24, 2, 3)
+
+
+def test_what_is_refused_takes_nothing_of_the_same_write_with_it(db: Database, run: str) -> None:
+    other = f"{run}x"
+    with db.read() as session:
+        good = metrics.aggregate(session, run, Reading("a.jsonl", [{"loss": 1.0}], 12), 0)
+        stale = metrics.aggregate(session, other, Reading("a.jsonl", [{"loss": 1.0}], 12), 0)
+    add(db, other, [{"loss": 5.0}])
+    assert db.write(lambda session: [metrics.write(session, good), metrics.write(session, stale)]) == [True, False]
+    assert (found(db, run)["loss"].count, found(db, other)["loss"].count) == (1, 1)
+    with db.read() as session:
+        assert (source_offset(session, run, "a.jsonl"), source_offset(session, other, "a.jsonl")) == (12, 0)
+
+
 def test_two_files_of_a_run_are_counted_apart_and_added_up(db: Database, run: str, tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text('{"loss": 1}\n')
@@ -344,8 +386,7 @@ def test_no_run_has_more_metrics_than_the_bound(db: Database, run: str, monkeypa
 
 
 def test_a_key_that_no_database_can_hold_takes_nothing_with_it(own: Database, run: str, file: Path) -> None:
-    # BUG: half of a surrogate pair in a key (valid JSON) cannot be stored: the write fails on every look, and with it
-    # the reconciler's whole pass.
+    # Half of a surrogate pair is valid JSON, and no text.
     file.write_text('{"\\ud800": 1, "loss": 2, "nested": {"\\udfff": 3}}\n')
     reading = read_lines(file, 0)
     assert reading is not None
@@ -365,8 +406,7 @@ def test_a_write_that_fails_counts_nothing(own: Database, run: str) -> None:
 
 
 def test_a_write_that_the_database_refuses_fails_alone(own: Database, run: str) -> None:
-    # BUG: what fails as the savepoint ends (the flush) has two outcomes in db.Writer: it is told to have succeeded, and
-    # the strict zip that follows ends the writer's thread: every later write waits for ever.
+    # It shows only as the savepoint ends, when it is flushed.
     add(own, run, [{"loss": 1}])
 
     def twice(session: Session) -> str:

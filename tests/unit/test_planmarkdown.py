@@ -75,7 +75,9 @@ def test_a_plan_without_markdown_has_no_problems(markdown: str) -> None:
     assert told(markdown) == []
 
 
-@pytest.mark.parametrize("variant", ["\n\n" + SEED, SEED.replace("\n", "\r\n"), SEED.rstrip("\n"), SEED.replace("ve\n", "ve  \n")])
+@pytest.mark.parametrize(
+    "variant", ["\n\n" + SEED, SEED.replace("\n", "\r\n"), SEED.rstrip("\n"), SEED.replace("ve\n", "ve  \n")]
+)
 def test_blank_lines_before_and_line_ends_do_not_matter(variant: str) -> None:
     assert told(variant) == []
 
@@ -96,7 +98,9 @@ def test_a_header_that_stands_twice_is_named_with_the_second_ones_line(header: s
     assert told(with_lines(again, f"### {header}")) == [(again, f'The header "### {header}" stands a second time.')]
 
 
-@pytest.mark.parametrize("header", ["Conclusions", "objective", "Objective:", "Workflow Improvements", "Risks and Mitigations", ""])
+@pytest.mark.parametrize(
+    "header", ["Conclusions", "objective", "Objective:", "Workflow Improvements", "Risks and Mitigations", ""]
+)
 def test_an_unknown_header_is_named_with_its_line_and_the_right_ones(header: str) -> None:
     [(line, message)] = told(with_lines(10, f"### {header}"))
     assert line == 10
@@ -113,7 +117,15 @@ def test_a_misspelt_header_is_both_unknown_and_missing() -> None:
 
 @pytest.mark.parametrize(
     "title",
-    ["# 📋 Plan: x", "## Plan: x", "## 📋 Plan:", "## 📋 Plan: ", "### 📋 Plan: x", "Here is the plan:", "## 📋 plan: x"],
+    [
+        "# 📋 Plan: x",
+        "## Plan: x",
+        "## 📋 Plan:",
+        "## 📋 Plan: ",
+        "### 📋 Plan: x",
+        "Here is the plan:",
+        "## 📋 plan: x",
+    ],
 )
 def test_a_plan_must_begin_with_its_title(title: str) -> None:
     found = problems("\n".join([title, *LINES[1:]]))
@@ -159,24 +171,25 @@ def test_a_header_after_a_fence_counts_with_its_own_line() -> None:
 
 @pytest.mark.parametrize("outer", ["````", "~~~~~"])
 def test_a_longer_fence_is_not_ended_by_a_shorter_one(outer: str) -> None:
-    # BUG: FENCE looks at three characters only: the fence of an example within an example ends the outer one.
+    # As in an example within an example.
     inner = outer[:3]
     block = [f"{outer}markdown", f"{inner}bash", "### a comment", inner, "### Other", outer]
     assert told(with_lines(line_of("Approach"), *block)) == []
 
 
 def test_a_fence_is_not_ended_by_one_with_a_language() -> None:
-    # BUG: as above; an end has nothing after it (CommonMark 4.5).
+    # An end has nothing after it (CommonMark 4.5).
     block = ["```text", "```bash", "### a comment", "```"]
     assert told(with_lines(line_of("Approach"), *block)) == []
 
 
 def test_code_within_a_line_begins_no_fence() -> None:
-    # BUG: "```code```" at a line's start is taken for a fence, and all headers after it for missing.
     assert told(with_lines(line_of("Approach"), "```python train.py``` is how it runs.")) == []
 
 
-@pytest.mark.parametrize("line", ["#### Details", "##### Other", "###Other", "text ### Other", "    ### Other", r"\### Other"])
+@pytest.mark.parametrize(
+    "line", ["#### Details", "##### Other", "###Other", "text ### Other", "    ### Other", r"\### Other"]
+)
 def test_what_is_no_header_of_the_third_level_does_not_count(line: str) -> None:
     assert told(with_lines(10, line)) == []
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import proc
 from orchestrator.proc import (
     ProcessId,
     Stat,
@@ -162,7 +161,7 @@ def test_a_name_may_hold_spaces_and_parentheses(name: str) -> None:
 
 
 def test_a_process_that_one_may_not_look_at_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    # BUG: where /proc is mounted with hidepid=1, as on many login nodes, others' files there raise PermissionError.
+    # /proc mounted with hidepid=1, as on many login nodes.
     read_bytes = Path.read_bytes
     hidden = "/proc/1/"
 
@@ -320,7 +319,7 @@ def test_who_listens_on_all_ipv6_addresses_listens_on_the_ipv4_ones_too() -> Non
 
 
 def test_who_listens_on_all_ipv4_addresses_does_not_listen_on_an_ipv6_one() -> None:
-    # BUG: 0.0.0.0 passes for ::1. Whoever listens on [::1] then gets the token meant for the one on 0.0.0.0.
+    # Or whoever listens on [::1] would get the token that is meant for the one on 0.0.0.0.
     with bound(socket.AF_INET, "0.0.0.0") as listener:
         listener.listen()
         assert listener_uid("::1", listener.getsockname()[1]) is None
@@ -328,7 +327,7 @@ def test_who_listens_on_all_ipv4_addresses_does_not_listen_on_an_ipv6_one() -> N
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a socket to another user")
 def test_the_owner_is_the_one_whose_socket_it_is() -> None:
-    # BUG: see above: on one port, ours on all IPv4 addresses, another's on [::1].
+    # On one port, ours on all IPv4 addresses, another's on [::1].
     with bound(socket.AF_INET, "0.0.0.0") as ours, socket.socket(socket.AF_INET6) as theirs:
         port = int(ours.getsockname()[1])
         os.fchown(theirs.fileno(), 65534, -1)
@@ -351,7 +350,7 @@ def test_a_machine_without_ipv6_has_no_ipv6_listeners(monkeypatch: pytest.Monkey
             raise FileNotFoundError(str(path))
         return read_text(path)
 
-    monkeypatch.setattr(proc.Path, "read_text", without)
+    monkeypatch.setattr(Path, "read_text", without)
     with bound(socket.AF_INET, "127.0.0.1") as listener:
         listener.listen()
         port = listener.getsockname()[1]

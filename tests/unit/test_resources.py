@@ -37,7 +37,8 @@ def test_memory_in_every_form(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "G", "0", "0G", "0.0M", "-1G", "lots", "16X", "1,5G", "16G 2", "1e9", "max", "16PB", "16GG", "..5G"]
+    "text",
+    ["", " ", "G", "0", "0G", "0.0M", "-1G", "lots", "16X", "1,5G", "16G 2", "1e9", "max", "16PB", "16GG", "..5G"],
 )
 def test_what_is_no_memory_size_is_told_which_forms_are(text: str) -> None:
     with pytest.raises(ValueError, match='such as "16G" or "500M"') as caught:
@@ -47,14 +48,14 @@ def test_what_is_no_memory_size_is_told_which_forms_are(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0.0001K", "0.0000001M"])
 def test_a_memory_of_less_than_a_byte_is_refused(text: str) -> None:
-    # BUG: it becomes 0, which sbatch takes for all of the node's memory.
+    # sbatch takes 0 for all of the node's memory.
     with pytest.raises(ValueError, match='such as "16G" or "500M"'):
         parse_memory(text)
 
 
 @pytest.mark.parametrize("text", [HUGE, HUGE + "G", "9" * 5000 + "T"], ids=["bare", "G", "5000 digits"])
 def test_a_memory_larger_than_any_number_is_refused_in_words(text: str) -> None:
-    # BUG: OverflowError, which pydantic does not take for a validation error: POST /runs answers 500.
+    # An OverflowError would be no validation error, and POST /runs would answer 500.
     with pytest.raises(ValueError, match='such as "16G" or "500M"'):
         parse_memory(text)
     with pytest.raises(ValidationError):
@@ -63,7 +64,7 @@ def test_a_memory_larger_than_any_number_is_refused_in_words(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["16B", "16iB", "16i"])
 def test_a_unit_that_slurm_does_not_have_is_refused(text: str) -> None:
-    # BUG: taken for MiB, though a B alone says bytes.
+    # A B alone would say bytes.
     with pytest.raises(ValueError, match='such as "16G" or "500M"'):
         parse_memory(text)
 
@@ -93,7 +94,8 @@ def test_time_in_every_form_of_sbatch(value: str | float, seconds: float) -> Non
 
 
 @pytest.mark.parametrize(
-    "value", ["", "soon", "8h", "1:2:3:4", "1-", "-1", "-1:00", "1-2-3", "8:000", "1e3", "nan", "::", "8:00:", True, False]
+    "value",
+    ["", "soon", "8h", "1:2:3:4", "1-", "-1", "-1:00", "1-2-3", "8:000", "1e3", "nan", "::", "8:00:", True, False],
 )
 def test_what_is_no_time_is_told_which_forms_are(value: str | bool) -> None:
     with pytest.raises(ValueError, match="a time limit is") as caught:
@@ -110,8 +112,7 @@ def test_a_time_of_another_type_is_told_which_forms_are(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "value",
-    [0, 0.0, -5, "0", "0:00:00", "0-0", math.inf, -math.inf, math.nan, MAX_SECONDS, "99999-0", HUGE]
+    "value", [0, 0.0, -5, "0", "0:00:00", "0-0", math.inf, -math.inf, math.nan, MAX_SECONDS, "99999-0"]
 )
 def test_a_time_limit_is_above_zero_and_at_most_ten_years(value: str | float) -> None:
     with pytest.raises(ValueError, match="above zero and at most ten years"):
@@ -120,11 +121,11 @@ def test_a_time_limit_is_above_zero_and_at_most_ten_years(value: str | float) ->
 
 @pytest.mark.parametrize(
     "value",
-    [10**400, -(10**400), HUGE + ":00", HUGE + "-0", "9" * 5000 + ":00"],
-    ids=["number", "below", "clock", "days", "5000 digits"],
+    [10**400, -(10**400), HUGE, HUGE + ":00", HUGE + "-0", "9" * 5000 + ":00"],
+    ids=["number", "below", "minutes", "clock", "days", "5000 digits"],
 )
 def test_a_time_larger_than_any_number_is_refused_in_words(value: str | int) -> None:
-    # BUG: OverflowError, which pydantic does not take for a validation error: POST /runs answers 500.
+    # BUG: an int far below zero (-(10**400)) still raises OverflowError (float of it), and POST /runs answers 500.
     with pytest.raises(ValueError, match="a time limit is"):
         parse_time(value)
     with pytest.raises(ValidationError):
@@ -150,10 +151,11 @@ def test_any_text_is_a_positive_size_or_time_or_refused_in_words(text: str) -> N
         try:
             found = parse(text)
         except ValueError as error:
-            assert str(error).startswith("a ")
+            refused = str(error)
         else:
-            assert found >= 0  # see the BUG above: a memory of less than a byte
-            assert math.isfinite(found)
+            assert 0 < found < math.inf
+            continue
+        assert refused.startswith("a ")
 
 
 # -- the whole of it ---------------------------------------------------------------------------------------------------

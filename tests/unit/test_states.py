@@ -101,7 +101,6 @@ def _after(run: RunView, deed: object) -> RunView:
 @given(st.lists(deeds, max_size=15))
 @settings(deadline=None, max_examples=100)
 def test_whatever_is_seen_only_allowed_moves_are_proposed(history: list[object]) -> None:
-    # BUG: see the next one.
     run = RunView(RunStatus.READY, 0, stop_requested=False)
     for deed in history:
         if not isinstance(deed, Evidence):
@@ -116,7 +115,7 @@ def test_whatever_is_seen_only_allowed_moves_are_proposed(history: list[object])
 
 @pytest.mark.parametrize("status", RunStatus)
 def test_one_look_at_any_run_proposes_an_allowed_move_or_none(status: RunStatus) -> None:
-    # BUG: a queued run that is seen started is moved to running, which journal.move refuses (BadTransition).
+    # journal.move refuses any other, and with it the whole pass of the reconciler.
     both = [False, True]
     exits = [None, ended(code=0), ended(code=1)]
     for stop, alive, orphaned, started, end, refused in product(
@@ -129,7 +128,6 @@ def test_one_look_at_any_run_proposes_an_allowed_move_or_none(status: RunStatus)
 
 @pytest.mark.parametrize("reason", [None, Reason.GPU_WAIT])
 def test_a_queued_run_that_is_seen_started_is_running_after_two_looks(reason: Reason | None) -> None:
-    # BUG: see above; launching must come in between.
     run = running(status=RunStatus.QUEUED, reason=reason)
     first = decided(run, seen(started_at=50.0))
     assert can_move(run.status, first.status)
@@ -242,7 +240,7 @@ def test_a_running_runs_reason_follows_what_is_seen(
         (False, {"signal": 9, "timed_out": True}, FAILED, Reason.TIMEOUT),
         (True, {"signal": 15, "timed_out": True, "stopped": True}, FAILED, Reason.TIMEOUT),
         (True, {"code": 0, "stopped": True}, STOPPED, Reason.CANCELLED),  # it heeded TERM and ended well
-        (False, {"code": 0, "stopped": True}, STOPPED, Reason.CANCELLED),
+        (False, {"code": 0, "stopped": True}, FAILED, Reason.SIGNAL),  # TERM from outside: nobody here wished it
         (True, {"code": 0}, FINISHED, None),  # it was over before the wish reached it
         (True, {"code": 1}, STOPPED, Reason.CANCELLED),
         (True, {"signal": 15}, STOPPED, Reason.CANCELLED),
@@ -268,6 +266,7 @@ def test_how_a_run_ended_decides_what_it_is_called(
         ({"error": "There is no directory /x.", "reason": "BAD_WORKDIR"}, "There is no directory /x."),
         ({"timed_out": True}, "resources.time"),
         ({"code": 1, "oom_kills": 1}, "memory"),
+        ({"code": 0, "stopped": True}, "from outside"),
     ],
 )
 def test_an_error_says_what_happened(told: dict[str, Any], words: str) -> None:
@@ -313,9 +312,7 @@ def test_a_dead_run_that_was_to_be_stopped_is_stopped() -> None:
     assert (move.status, move.reason) == (STOPPED, Reason.CANCELLED)
 
 
-@pytest.mark.parametrize(
-    ("code", "status", "reason"), [(0, FINISHED, None), (7, FAILED, Reason.NONZERO_EXIT)]
-)
+@pytest.mark.parametrize(("code", "status", "reason"), [(0, FINISHED, None), (7, FAILED, Reason.NONZERO_EXIT)])
 def test_a_reported_exit_code_counts_where_the_record_is_lost(
     code: int, status: RunStatus, reason: Reason | None
 ) -> None:
@@ -338,11 +335,16 @@ def test_a_report_without_an_exit_code_leaves_the_run_lost(reported: dict[str, A
 
 @pytest.mark.parametrize("stop", [False, True])
 def test_a_run_that_is_gone_keeps_what_its_start_record_told(stop: bool) -> None:
-    # BUG: _lost drops started_at and gpus, so a run that started and died between two looks has no started_at.
+    # It may have started and died between two looks.
     gpus = ({"index": 0, "uuid": "GPU-a"},)
     run = running(status=RunStatus.LAUNCHING, stop_requested=stop)
     move = decided(run, seen(alive=False, started_at=50.0, gpus=gpus))
     assert move.fields == {"started_at": 50.0, "gpus": list(gpus)}
+
+
+def test_a_refused_run_that_was_to_be_stopped_is_stopped() -> None:
+    run = running(status=RunStatus.LAUNCHING, stop_requested=True)
+    assert decided(run, seen(alive=False, refused="no such partition")).status is STOPPED
 
 
 def test_a_refused_run_failed_with_the_refusals_words() -> None:

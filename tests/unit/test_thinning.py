@@ -12,16 +12,16 @@ from orchestrator.thinning import BUCKETS, Point, Series
 
 MOST = 400  # points (docs: GET /runs/{id})
 finite = st.floats(allow_nan=False, allow_infinity=False)
-lengths = st.integers(0, 1500) | st.sampled_from([BUCKETS, BUCKETS + 1, 2 * BUCKETS, 2 * BUCKETS + 1, 4 * BUCKETS + 1])
+lengths = st.sampled_from([0, 1, 2, 79, 80, 81, 159, 160, 161, 321, 641, 1000, 1281]) | st.integers(162, 1500)
 
 
 @st.composite
 def rows(draw: st.DrawFn, *, nonfinite: bool = False) -> list[Point]:
     """Rows with rising steps; values from a few interesting ones, many alike, so that long lists stay cheap."""
-    chosen = draw(st.lists(st.floats() if nonfinite else finite, min_size=1, max_size=8))
+    chosen = draw(st.lists(st.floats() if nonfinite else finite, min_size=1, max_size=8, unique=True))
     stride = draw(st.sampled_from([1.0, 0.5, 10.0]))
     length = draw(lengths)
-    random = draw(st.randoms(use_true_random=False))
+    random = draw(st.randoms(use_true_random=True))
     return [(number * stride, random.choice(chosen)) for number in range(length)]
 
 
@@ -53,6 +53,31 @@ def test_the_bound_holds_at_every_length_and_with_every_kind_of_point(length: in
         series.add(number, math.nan if number % 7 == 3 else (number * 7919) % 1013)
         assert len(series.buckets) <= BUCKETS
     assert 1 <= len(series.points()) <= MOST
+
+
+def test_eighty_full_buckets_of_five_points_each_are_the_most() -> None:
+    series = Series()
+    counts = []
+    for number in range(2000):
+        series.add(number, [1.0, math.nan, 0.0, 9.0, 1.0, 1.0, 1.0, 2.0][number % 8])
+        if number % 8 == 7:
+            counts.append(len(series.points()))
+    assert max(counts) == MOST
+
+
+@given(rows(nonfinite=True))
+@settings(deadline=None, max_examples=60)
+def test_each_bucket_stands_for_its_rows(points: list[Point]) -> None:
+    series = thinned(points)
+    expected: list[Point] = []
+    for start in range(0, len(points), series.width):
+        chunk = points[start : start + series.width]
+        whole = [point for point in chunk if math.isfinite(point[1])]
+        chosen = [point for point in chunk if not math.isfinite(point[1])][:1]
+        if whole:
+            chosen += [whole[0], whole[-1], min(whole, key=lambda p: p[1]), max(whole, key=lambda p: p[1])]
+        expected += sorted(set(chosen), key=lambda point: point[0])
+    assert text(series.points()) == text(expected)
 
 
 @given(rows())

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -219,7 +218,7 @@ def test_a_file_longer_than_a_chunk_is_read_in_several_looks(
 
 
 def test_a_record_longer_than_a_chunk_holds_nothing_up(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    # BUG: a record longer than CHUNK (a row of 100,000 values, or its summary) is never whole: no row comes any more.
+    # A row of 100,000 values, say, or its summary.
     monkeypatch.setattr(wandbfiles, "CHUNK", BLOCK)
     rows, offset, _ = all_of(WandbReader(), recorded.file)
     assert without_clock(rows)[-1] == {"late": 1, "_step": 50}
@@ -301,7 +300,9 @@ def test_a_record_after_the_padding_at_a_blocks_end_is_found(sdk: Any, tmp_path:
 # -- what is no such file, or broken -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b":W", HEADER, HEADER[:-1], b"no wandb file at all", bytes(100), HEADER + bytes(50)])
+@pytest.mark.parametrize(
+    "content", [b"", b":W", HEADER, HEADER[:-1], b"no wandb file at all", bytes(100), HEADER + bytes(50)]
+)
 def test_what_holds_no_record_has_nothing_new(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "run-x.wandb"
     path.write_bytes(content)
@@ -315,7 +316,7 @@ def test_a_missing_file_and_a_directory_have_nothing_new(tmp_path: Path) -> None
 
 
 def test_a_link_that_leads_in_a_circle_is_no_crash(tmp_path: Path) -> None:
-    # BUG: Path.resolve raises RuntimeError for it (before Python 3.13), which ends the reconciler's every pass.
+    # Path.resolve raises RuntimeError for it (before Python 3.13).
     folder = tmp_path / "wandb" / "run-20260101_000000-a"
     folder.mkdir(parents=True)
     (folder / "run-a.wandb").symlink_to("run-a.wandb")
@@ -324,7 +325,7 @@ def test_a_link_that_leads_in_a_circle_is_no_crash(tmp_path: Path) -> None:
 
 
 def test_a_fifo_in_a_wandb_files_place_blocks_nobody(tmp_path: Path) -> None:
-    # BUG: open() waits for a writer, and with it the reconciler's only thread.
+    # open() would wait for a writer.
     path = tmp_path / "run-x.wandb"
     os.mkfifo(path)
     got: list[Reading | None] = []
@@ -389,7 +390,7 @@ def test_a_broken_record_is_counted_and_passed_over(sdk: Any, tmp_path: Path, br
 
 
 def test_json_nested_too_deep_is_a_bad_record(sdk: Any, tmp_path: Path) -> None:
-    # BUG: json.loads raises RecursionError, which is not caught here (metrics.parse_lines catches it).
+    # json.loads raises RecursionError, which is no ValueError.
     path = tmp_path / "run-x.wandb"
     deep = history(sdk, sdk.HistoryItem(key="deep", value_json="[" * 100_000))
     path.write_bytes(framed([number(sdk, 1), deep, number(sdk, 2)]))
@@ -410,10 +411,10 @@ def test_the_older_history_file_is_read_line_by_line(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def run_dir(recorded: Recorded, tmp_path: Path) -> Iterator[Path]:
+def run_dir(recorded: Recorded, tmp_path: Path) -> Path:
     """A run's directory with what the SDK left below WANDB_DIR, its links too."""
     shutil.copytree(recorded.folder / "wandb", tmp_path / "run" / "wandb", symlinks=True)
-    yield tmp_path / "run"
+    return tmp_path / "run"
 
 
 def test_a_runs_file_is_found_once_in_spite_of_the_link_to_the_latest(run_dir: Path) -> None:
@@ -449,5 +450,5 @@ def test_a_run_without_wandb_has_no_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", ["x" * 300, "/" + "y" * 5000, "a\0b", "/dev/null", ""])
 def test_a_directory_that_cannot_be_is_no_crash(tmp_path: Path, named: str) -> None:
-    # BUG: a name too long (POST /runs/{id}/status takes any) raises OSError, which ends the reconciler's every pass.
+    # POST /runs/{id}/status takes any.
     assert WandbReader().files(tmp_path, named) == []
