@@ -73,6 +73,7 @@ def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: No
         description="Turns a research plan into tracked runs.",
         lifespan=lifespan,
         docs_url=None,
+        redirect_slashes=False,
         redoc_url=None,
         default_response_class=Json,
         allowed_hosts=settings.allowed_hosts,

@@ -11,6 +11,7 @@ from orchestrator.executors.gpus import GpuReader, own_visible_devices
 from orchestrator.journal import SERVICE, Actor, change
 from orchestrator.models import Cluster, Run
 
+KEPT_BY_HAND = ("status", "head_node", "node_count", "gpu_count", "notes")
 SUMMARY = ("running", "launching", "queued", "ready", "failed", "finished")
 
 
@@ -50,7 +51,8 @@ class ClusterService:
 
         def write(session: Session) -> Cluster:
             cluster = _row(session)
-            values = {"source": "manual", **fields, "updated_at": time.time()}
+            by_hand = cluster.by_hand | {name: value for name, value in fields.items() if name in KEPT_BY_HAND}
+            values = {"source": "manual", **fields, "by_hand": by_hand, "updated_at": time.time()}
             if fields.get("type") is not None:
                 values["preferred_type"] = fields["type"]
             change(session, cluster, actor, "cluster.set", "cluster", values)
@@ -92,6 +94,10 @@ def store(
         "notes": seen.notes,
         "confidence": 1.0 if preferred else seen.confidence,
     }
+    if actor == SERVICE:  # nobody asked: what was set by hand stays
+        fields |= cluster.by_hand | ({"source": "manual"} if cluster.by_hand else {})
+    else:
+        cluster.by_hand = {}
     change(session, cluster, actor, "cluster.detected", "cluster", fields)
     cluster.details = seen.details
     cluster.last_detected_at = cluster.updated_at = time.time()
@@ -102,7 +108,7 @@ def store(
 def public_cluster(cluster: Cluster) -> dict[str, Any]:
     """A cluster as the wire shows it."""
     label, description = LABELS.get(cluster.type, LABELS["unknown"])
-    return cluster.model_dump(exclude={"id"}) | {"label": label, "description": description}
+    return cluster.model_dump(exclude={"id", "by_hand"}) | {"label": label, "description": description}
 
 
 def summary(session: Session) -> dict[str, int]:

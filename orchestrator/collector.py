@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from sqlmodel import Session
@@ -62,7 +62,7 @@ class Collector:
     def _loop(self) -> None:
         while (work := self._next()) is not None:
             for run, ended in work:
-                more = self._safely(lambda run=run: self._read(run))  # type: ignore[misc]  # bound now
+                more = self._safely(run, over=ended)
                 if ended and not more:
                     with self._condition:
                         self._ended.pop(run.id, None)
@@ -81,29 +81,28 @@ class Collector:
                 self._condition.wait(SPACING if self._live else None)
             return None
 
-    def _safely(self, read: Callable[[], bool]) -> bool:
+    def _safely(self, run: Run, *, over: bool) -> bool:
         try:
-            return read()
+            return self._read(run, over=over)
         except OrcError as error:
             log.error("metrics could not be stored: %s", error.message)
         except Exception:
             log.exception("metrics could not be read")
         return False
 
-    def _read(self, run: Run) -> bool:
+    def _read(self, run: Run, *, over: bool) -> bool:
         """One look at one run's files; whether there was anything new."""
         run_dir = RunDir(self._runs_dir, run.id)
         files = [run_dir.metrics, *self._wandb.files(run_dir.path, run.wandb_dir)]
         more = False
         for path in files:
-            more = self._read_file(run, path) or more
+            more = self._read_file(run, path, over=over) or more
         return more
 
-    def _read_file(self, run: Run, path: Path) -> bool:
+    def _read_file(self, run: Run, path: Path, *, over: bool) -> bool:
         with self._db.read() as session:
             offset = metrics.source_offset(session, run.id, str(path))
-            wandb = path.name.endswith(".wandb")
-            reading = self._wandb.read(path, offset) if wandb else metrics.read_lines(path, offset)
+            reading = self._wandb.read(path, offset, over=over)
             if reading is None:
                 return False
             counted = metrics.aggregate(session, run.id, reading, offset)

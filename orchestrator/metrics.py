@@ -35,10 +35,10 @@ class Reading:
     bad: int = 0
 
 
-def read_lines(path: Path, offset: int) -> Reading | None:
+def read_lines(path: Path, offset: int, *, over: bool = False) -> Reading | None:
     """New whole lines of a JSON-lines file; half a line stays for the next look. None when nothing is new.
 
-    A line longer than CHUNK is passed over, whole.
+    A line longer than CHUNK is passed over, whole. Where the writer is ``over``, the last line needs no newline.
     """
     try:
         size = path.stat().st_size
@@ -52,7 +52,7 @@ def read_lines(path: Path, offset: int) -> Reading | None:
             data = file.read(CHUNK)
     except OSError:
         return None
-    end = data.rfind(b"\n") + 1
+    end = len(data) if over and len(data) < CHUNK else data.rfind(b"\n") + 1
     if end == 0:
         return Reading(str(path), [], offset + len(data), 0 if inside else 1) if len(data) == CHUNK else None
     begin = data.find(b"\n") + 1 if inside else 0

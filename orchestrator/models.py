@@ -16,6 +16,7 @@ class Run(SQLModel, table=True):
     __table_args__ = (
         Index("ix_runs_queue", "status", "executor", "lease_gpus", "priority", "queued_at"),
         Index("ix_runs_listing", "is_archived", "seq"),
+        Index("ix_runs_status", "status", "seq"),
     )
 
     seq: int | None = Field(default=None, sa_column=Column(BigId, primary_key=True, autoincrement=True))
@@ -222,6 +223,7 @@ class Cluster(SQLModel, table=True):
     confidence: float | None = None
     details: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     preferred_type: str | None = None
+    by_hand: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     last_detected_at: float | None = None
     updated_at: float | None = None
 

@@ -43,7 +43,7 @@ def log_page(path: Path, offset: int, limit: int, *, growing: bool = False) -> L
         base = max(0, start - 3)
         file.seek(base)
         data = file.read(min(total, start + limit) - base + 4)[: total - base]
-    begin = _floor(data, start - base)
+    begin = _floor(data, start - base) if start < total or growing else len(data)
     at_end = start + limit >= total
     end = len(data) if at_end and not growing else _floor(data, min(start + limit, total) - base)
     text = data[begin:end].decode("utf-8", "replace")

@@ -116,10 +116,11 @@ def session_of(leader: ProcessId) -> list[ProcessId]:
 
     The kernel gives a PID to nobody while it names a session: only a leader with another start time is another's.
     """
-    processes = [stat for stat in all_processes() if stat.state not in "ZX"]
+    processes = all_processes()
     if any(stat.pid == leader.pid and stat.start_ticks != leader.start_ticks for stat in processes):
         return []
-    return [ProcessId(stat.pid, stat.start_ticks, boot_id()) for stat in processes if stat.session == leader.pid]
+    mine = (stat for stat in processes if stat.session == leader.pid and stat.state not in "ZX")
+    return [ProcessId(stat.pid, stat.start_ticks, boot_id()) for stat in mine]
 
 
 def _environment(pid: int) -> list[bytes]:

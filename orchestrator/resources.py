@@ -25,8 +25,10 @@ def parse_time(value: str | int | float) -> float:
     """Seconds of a time limit in any of sbatch's forms; a bare number is minutes (sbatch --time)."""
     if isinstance(value, bool):
         raise ValueError(f"a time limit is {_TIME_FORMS}, not {_short(value)}")
-    if isinstance(value, int | float) or re.fullmatch(r"\d{1,18}(\.\d{1,18})?", value.strip()):
-        seconds = float(min(value, MAX_SECONDS) if isinstance(value, int) else value) * 60
+    if isinstance(value, int | float):
+        seconds = float(max(-1, min(value, MAX_SECONDS))) * 60 if isinstance(value, int) else value * 60
+    elif re.fullmatch(r"\d+(\.\d+)?", value.strip(), re.ASCII):
+        seconds = float(value) * 60
     else:
         seconds = _clock(value.strip())
     if not 0 < seconds <= MAX_SECONDS:

@@ -35,7 +35,7 @@ def clean(value: Any, where: str = "", depth: int = 0, *, finite: bool = True) -
     elif isinstance(value, bool) or value is None:
         return
     elif isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
+        if finite and not -(2**63) <= value < 2**63:
             raise ValueError(f"{place} is a number of more than 64 bits")
     elif isinstance(value, float):
         if finite and not math.isfinite(value):

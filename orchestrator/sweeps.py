@@ -69,12 +69,13 @@ class Progress:
 
 
 def status_of(stored: str, progress: Progress) -> str:
-    """A sweep's status: what was set by hand where it has no runs or is a draft, else what its runs tell."""
-    if stored == "draft" or progress.total == 0:
+    """A sweep's status: what was set by hand where it has no runs, else what its runs tell."""
+    if progress.total == 0:
         return stored
-    if not progress.over:
-        idle = progress.count(RunStatus.READY) == progress.total
-        return stored if idle and stored == "canceled" else "pending" if idle else "running"
+    if progress.count(RunStatus.QUEUED, *LIVE):
+        return "running"
+    if progress.count(RunStatus.READY):
+        return "canceled" if stored == "canceled" else "pending"
     if progress.count(RunStatus.FAILED):
         return "failed"
     return "canceled" if progress.count(RunStatus.STOPPED) else "completed"
@@ -188,17 +189,33 @@ def draft(checks: RunChecks, body: SweepCreate, limit: int) -> SweepDraft:
     """A sweep that can be made. Raises BadInput for what cannot be."""
     check_grid(body.parameters, body.max_runs, limit)
     checks.command(body.base_command, "base_command")
+    return SweepDraft(body, _runs(checks, body) if body.status != "draft" else [], checks.workdir(body.workdir))
+
+
+def _runs(checks: RunChecks, body: SweepCreate) -> list[Draft]:
+    """A run for each configuration."""
     terms, workdir = checks.terms(body), checks.workdir(body.workdir)
     drafts = []
-    for configuration in grid.expand(body.parameters) if body.status != "draft" else ():
+    for configuration in grid.expand(body.parameters):
         command = grid.command_line(body.base_command, configuration)
         checks.command(command, "parameters")
         name = grid.short_name(configuration) or body.name
-        run = RunCreate.model_construct(
-            name=name, command=command, auto_start=body.auto_start or body.status == "running"
-        )
+        start = body.auto_start or body.status == "running"
+        run = RunCreate.model_construct(name=name, command=command, auto_start=start)
         drafts.append(Draft(run, terms, workdir, configuration))
-    return SweepDraft(body, drafts, workdir)
+    return drafts
+
+
+def runs_of_draft(checks: RunChecks, sweep: Sweep, body: SweepUpdate, limit: int) -> list[Draft]:
+    """The runs that a sweep gets when it is a draft no more: those of its grid, as it is after the change."""
+    if sweep.status != "draft" or body.status not in {"pending", "running"} or sweep.is_wild:
+        return []
+    names = ("name", "base_command", "workdir", "parameters", "max_runs")
+    whole = {name: getattr(sweep, name) for name in names} | (sweep.template or {})
+    whole |= {name: value for name, value in body.model_dump(exclude_unset=True).items() if name in (*names, "status")}
+    made = SweepCreate.model_validate(whole)
+    check_grid(made.parameters, made.max_runs, limit)
+    return _runs(checks, made)
 
 
 def create(session: Session, checks: RunChecks, made: SweepDraft, actor: Actor) -> Sweep:
@@ -216,17 +233,30 @@ def create(session: Session, checks: RunChecks, made: SweepDraft, actor: Actor) 
         status=body.status or "pending",
         template=template,
     )
-    for run in made.runs:
-        bound = run.body.model_copy(update={"sweep_id": sweep.id})
-        runs.create(session, checks, Draft(bound, run.terms, run.workdir, run.sweep_params), actor)
-    session.flush()
+    _create_runs(session, checks, sweep, made.runs, actor)
     return sweep
 
 
-def update(session: Session, sweep_id: str, body: SweepUpdate, limit: int, actor: Actor) -> Sweep:
-    """Changes a sweep; its grid and command only while it has no runs (a draft)."""
+def _create_runs(session: Session, checks: RunChecks, sweep: Sweep, drafts: list[Draft], actor: Actor) -> None:
+    for run in drafts:
+        bound = run.body.model_copy(update={"sweep_id": sweep.id})
+        runs.create(session, checks, Draft(bound, run.terms, run.workdir, run.sweep_params), actor)
+    session.flush()
+
+
+def update(
+    session: Session,
+    checks: RunChecks,
+    sweep_id: str,
+    body: SweepUpdate,
+    limit: int,
+    drafts: list[Draft],
+    actor: Actor,
+) -> Sweep:
+    """Changes a sweep; its grid and command only while it has no runs. One that was a draft gets ``drafts``."""
     sweep = get(session, sweep_id)
     fields = body.model_dump(exclude_unset=True)
+    drafts = drafts if sweep.status == "draft" else []
     structural = {"base_command", "workdir", "parameters", "max_runs"} & set(fields)
     if structural and session.exec(select(Run.id).where(col(Run.sweep_id) == sweep.id).limit(1)).first():
         raise Conflict(
@@ -236,13 +266,15 @@ def update(session: Session, sweep_id: str, body: SweepUpdate, limit: int, actor
     if "parameters" in fields:
         check_grid(fields["parameters"], fields.get("max_runs", sweep.max_runs), limit)
     change(session, sweep, actor, "sweep.updated", f"sweep:{sweep.id}", fields)
+    _create_runs(session, checks, sweep, drafts, actor)
     return sweep
 
 
 def start(session: Session, sweep_id: str, parallel: int | None, actor: Actor) -> int:
     """Queues every ready run; ``parallel`` of the sweep's runs are kept going until all are done."""
     sweep = get(session, sweep_id)
-    if sweep.status == "draft":
+    has_runs = session.exec(select(Run.id).where(col(Run.sweep_id) == sweep.id).limit(1)).first() is not None
+    if sweep.status == "draft" and not has_runs:
         raise BadTransition(f"Sweep {sweep.id} is a draft: set its status to pending first.")
     if parallel is not None:
         change(session, sweep, actor, "sweep.updated", f"sweep:{sweep.id}", {"parallel": parallel})

@@ -39,9 +39,9 @@ class WandbReader:
                 found |= dict.fromkeys(_regular_files(folder, pattern))
         return list(found)
 
-    def read(self, path: Path, offset: int) -> Reading | None:
+    def read(self, path: Path, offset: int, *, over: bool = False) -> Reading | None:
         """The new history rows of one file; None when there is nothing new."""
-        return read_lines(path, offset) if path.suffix == ".jsonl" else read_log(path, offset)
+        return read_lines(path, offset, over=over) if path.suffix == ".jsonl" else read_log(path, offset)
 
 
 def _regular_files(folder: Path, pattern: str) -> list[Path]:
@@ -59,7 +59,7 @@ def read_log(path: Path, offset: int) -> Reading | None:
     while True:
         data = _bytes(path, offset, size)
         records = list(_records(data, offset))
-        if records or len(data) < size:
+        if records or len(data) < size or not _goes_on(data, offset):
             break
         size *= 4  # a record longer than that
     if not records:
@@ -106,6 +106,21 @@ def _records(data: bytes, base: int) -> Iterator[tuple[bytes, int]]:
         position = end
         if kind in {FULL, LAST}:
             yield parts, position
+
+
+def _goes_on(data: bytes, base: int) -> bool:
+    """Whether ``data`` holds frames of one record to its end, as far as can be seen; a hole or a damage does not."""
+    position = 0
+    while position + FRAME.size <= len(data):
+        room = BLOCK - (base + position) % BLOCK
+        if room < FRAME.size:
+            position += room
+            continue
+        _, length, kind = FRAME.unpack_from(data, position)
+        if kind not in ({FULL, FIRST} if position == 0 else {MIDDLE, LAST}):
+            return False
+        position += FRAME.size + length
+    return True
 
 
 def _history(record: bytes) -> Iterator[Row]:

@@ -36,17 +36,12 @@ def latest(system: Sys, limit: Limit = 100) -> Json:
 async def stream(
     request: Request,
     system: Sys,
-    after: Annotated[
-        int | None, Query(ge=0, le=2**62, description="Begin after this event; without: from now on.")
-    ] = None,
+    after: Annotated[int | None, Query(ge=0, le=2**62, description="Begin after this one (without: now).")] = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Every event as it is committed; resumes after ``Last-Event-ID``."""
-    resume = (
-        int(last_event_id)
-        if last_event_id is not None and last_event_id.isdigit() and len(last_event_id) < 19
-        else after
-    )
+    known = last_event_id or ""
+    resume = int(known) if known.isascii() and known.isdigit() and len(known) < 19 else after
     position = resume if resume is not None else await run_in_threadpool(_last, system)
     commits = request.app.state.commits
     yield ServerSentEvent(comment="the journal follows")

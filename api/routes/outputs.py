@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.responses import FileResponse
@@ -29,6 +29,11 @@ def _run(system: System, run_id: str) -> Run:
         return runs.get(session, run_id)
 
 
+def _known_run(system: Sys, run_id: str) -> Run:
+    """Looked up before a stream begins, so that what is not there is a 404."""
+    return _run(system, run_id)
+
+
 def _log(system: System, run: Run, attempt: int | None = None) -> Path:
     return RunDir(system.settings.runs_dir, run.id).attempt(attempt or run.attempt).log
 
@@ -37,10 +42,8 @@ def _log(system: System, run: Run, attempt: int | None = None) -> Path:
 def logs(
     system: Sys,
     run_id: str,
-    offset: Annotated[
-        int, Query(ge=-(2**62), le=2**62, description="A byte offset; negative: from the end.")
-    ] = -10_000,
-    limit: Annotated[int, Query(ge=1, le=2**31, description="Bytes, at most 100 KiB.")] = 10_000,
+    offset: Annotated[int, Query(description="A byte offset; negative: from the end.")] = -10_000,
+    limit: Annotated[int, Query(ge=1, description="Bytes, at most 100 KiB.")] = 10_000,
     attempt: Annotated[int | None, Query(ge=1, le=2**31, description="Which attempt; without: the latest.")] = None,
 ) -> Json:
     """A part of the command's output."""
@@ -51,9 +54,10 @@ def logs(
 
 
 @router.get("/runs/{run_id}/logs/stream", response_class=EventSourceResponse)
-async def log_stream(request: Request, system: Sys, run_id: str) -> AsyncIterator[ServerSentEvent]:
+async def log_stream(
+    request: Request, system: Sys, run_id: str, run: Annotated[Run, Depends(_known_run)]
+) -> AsyncIterator[ServerSentEvent]:
     """The output as it grows: ``initial`` (its last MiB), ``delta``, ``done`` with the status."""
-    run = await run_in_threadpool(_run, system, run_id)
     attempt, position, word = run.attempt, -FIRST_BYTES, "initial"
     while not request.app.state.commits.closing:
         run = await run_in_threadpool(_run, system, run_id)

@@ -1,16 +1,18 @@
 """Runs: made, listed, changed, moved."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
 from api.answers import Json, page
-from api.deps import Before, Limit, OnceOnly, Sys, Who
+from api.deps import Before, Limit, Once, OnceOnly, Sys, Who
 from orchestrator import runs
+from orchestrator.journal import Actor
 from orchestrator.models import Run
 from orchestrator.rundir import wrapper_text
 from orchestrator.shapes import RunCreate, RunReport, RunRerun, RunUpdate
 from orchestrator.states import RunStatus
+from orchestrator.wiring import System
 
 router = APIRouter(tags=["runs"])
 
@@ -23,7 +25,12 @@ def acted(message: str, run: Run) -> dict[str, object]:
 @router.post("/runs")
 def create(system: Sys, actor: Who, body: RunCreate, once: OnceOnly) -> Json:
     """Makes a run; with ``auto_start`` it is queued at once."""
-    draft = system.checks.draft(body)
+    return make_run(system, actor, body, once)
+
+
+def make_run(system: System, actor: Actor, body: RunCreate, once: Once, params: dict[str, Any] | None = None) -> Json:
+    """Makes a run, or shows what it would be."""
+    draft = system.checks.draft(body, params)
     if body.dry_run:
         with system.db.read() as session:
             return Json(runs.preview(session, draft, wrapper_text()))

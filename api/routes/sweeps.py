@@ -7,6 +7,7 @@ from sqlmodel import Session
 
 from api.answers import Json, page
 from api.deps import Before, Limit, OnceOnly, Sys, Who
+from api.routes.runs import make_run
 from orchestrator import runs, sweeps
 from orchestrator.shapes import LARGEST, RunRerun, SweepCreate, SweepRunCreate, SweepUpdate, SweepWild
 
@@ -51,7 +52,9 @@ def update(system: Sys, actor: Who, sweep_id: str, body: SweepUpdate) -> Json:
         system.checks.command(body.base_command, "base_command")
     if body.workdir is not None:
         body = body.model_copy(update={"workdir": system.checks.workdir(body.workdir)})
-    system.db.write(lambda session: sweeps.update(session, sweep_id, body, limit, actor))
+    with system.db.read() as session:
+        drafts = sweeps.runs_of_draft(system.checks, sweeps.get(session, sweep_id), body, limit)
+    system.db.write(lambda session: sweeps.update(session, system.checks, sweep_id, body, limit, drafts, actor))
     return show(system, sweep_id)
 
 
@@ -91,5 +94,4 @@ def rerun_failed(system: Sys, actor: Who, sweep_id: str, once: OnceOnly, body: R
 def add_run(system: Sys, actor: Who, sweep_id: str, body: SweepRunCreate, once: OnceOnly) -> Json:
     """Makes a run in this sweep."""
     bound = body.model_copy(update={"sweep_id": sweep_id})
-    draft = system.checks.draft(bound, body.sweep_params)
-    return once(lambda session: runs.public(runs.create(session, system.checks, draft, actor)))
+    return make_run(system, actor, bound, once, body.sweep_params)

@@ -84,13 +84,14 @@ class LocalExecutor:
         """TERM to job.py, which ends the tree; where job.py is dead or does not do it, the processes themselves."""
         claim = self._attempt(watched).claim()
         late = seconds_since_asked > 2 * self._grace + 5
-        if claim is not None and claim.process.alive() and not late:
-            return self._once(watched, signal.SIGTERM, [claim.process], "TERM sent to the run's processes")
+        job = claim.process if claim is not None else self._spawned(watched)
+        if job is not None and job.alive() and not late:
+            return self._once(watched, signal.SIGTERM, [job], "TERM sent to the run's processes")
         orphans = self._orphans(watched.run_id, claim, self._attempt(watched).started() or {}) if claim else []
         if seconds_since_asked <= self._grace and not late:
             return self._once(watched, signal.SIGTERM, orphans, "TERM sent to the processes that job.py left behind")
-        if late and claim is not None:
-            orphans.append(claim.process)
+        if late and job is not None:
+            orphans.append(job)
         return self._once(watched, signal.SIGKILL, orphans, "KILL sent to the run's processes", again=True)
 
     def close(self) -> None:
@@ -154,7 +155,7 @@ class LocalExecutor:
     def _look(self, item: Watched) -> Evidence:
         """The order matters: liveness first, the exit record after, so that a job ending in between is not lost."""
         attempt = self._attempt(item)
-        claim = attempt.claim()
+        claim, there = attempt.claim(), attempt.path.is_dir()
         process = claim.process if claim else self._spawned(item)
         if claim is not None and claim.host != host_name() and claim.process.boot != boot_id():
             return Evidence(item.attempt, claimed=True, alive=None, exit=attempt.exit())  # another machine's to tell
@@ -174,7 +175,7 @@ class LocalExecutor:
             alive=alive or bool(orphans),
             orphaned=bool(orphans),
             exit=record,
-            refused=_refusal(attempt) if claim is None and not alive and record is None else None,
+            refused=_refusal(attempt) if claim is None and not alive and record is None and there else None,
             gpus=tuple(started.get("gpus") or ()),
         )
 

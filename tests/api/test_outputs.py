@@ -16,6 +16,21 @@ from tests.support.waiting import wait_until
 MAX_PAGE = 100 * 1024
 
 
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    """One service: each test looks at its own runs."""
+    with in_process(tmp_path_factory.mktemp("shared") / "home") as found:
+        found.post("/cluster/detect", {"preferred_type": "cpu_only"})
+        yield found
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[InProcess]:
+    """One for this test."""
+    with in_process(tmp_path / "home") as found:
+        yield found
+
+
 @pytest.fixture
 def gate(service: InProcess, tmp_path: Path) -> Iterator[Path]:
     """A file that runs wait for; made at the end at the latest."""
@@ -87,7 +102,7 @@ def test_a_page_is_what_was_asked_for(
     assert (found["has_more_before"], found["has_more_after"]) == (before, after)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ten(service: InProcess) -> tuple[InProcess, str]:
     """A run whose log is 0123456789."""
     return service, finished(service, "printf 0123456789")
@@ -119,11 +134,9 @@ TEXT = "a é 数 🙂 é" * 3 + "🙂"
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[InProcess, str]]:
+def text(service: InProcess) -> tuple[InProcess, str]:
     """A run whose log is TEXT."""
-    with in_process(tmp_path_factory.mktemp("text") / "home") as service:
-        service.post("/cluster/detect", {"preferred_type": "cpu_only"})
-        yield service, with_log(service, TEXT.encode())
+    return service, with_log(service, TEXT.encode())
 
 
 @pytest.mark.parametrize("limit", range(1, 8))
@@ -264,12 +277,12 @@ def test_the_last_row_counts_without_its_newline(service: InProcess) -> None:
 # BUG: one such key in any run's file makes every pass of the reconciler fail (UnicodeEncodeError in Collector._read,
 # before _apply): no run of this server starts or ends any more, after a restart neither.
 @pytest.mark.parametrize("row", ['{"\\ud800": 1}', '{"a": {"\\udfff": 1}}', '{"\\u0000": 1}', '{"": 1}'])
-def test_a_strange_key_holds_nobody_up(service: InProcess, row: str) -> None:
+def test_a_strange_key_holds_nobody_up(alone: InProcess, row: str) -> None:
     command = f"printf '%s\\n' {shlex.quote(row)} '{{\"loss\": 0.5}}' >> $ORC_METRICS_FILE"
-    over = service.over(service.run(command)["id"], seconds=8)
+    over = alone.over(alone.run(command)["id"], seconds=8)
     assert over["status"] == "finished"
     assert over["metrics"]["loss"] == 0.5
-    assert service.http.get("/readyz").status_code == 200
+    assert alone.http.get("/readyz").status_code == 200
 
 
 @pytest.mark.parametrize(

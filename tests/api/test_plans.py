@@ -1,11 +1,13 @@
 """Plans over HTTP: saved as written, approved with their problems known, executed, kept."""
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.service import InProcess, Json
+from tests.support.service import InProcess, Json, in_process
 
 MARKDOWN = """## 📋 Plan: Learning rates for the small model
 
@@ -65,6 +67,21 @@ MAY = {
     ("executing", "complete"),
     *((status, "archive") for status in STATUSES if status != "archived"),
 }
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    """One service: each test looks at its own plans."""
+    with in_process(tmp_path_factory.mktemp("plans") / "home") as found:
+        found.post("/cluster/detect", {"preferred_type": "cpu_only"})
+        yield found
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[InProcess]:
+    """One for a test that looks at all of them."""
+    with in_process(tmp_path / "home") as found:
+        yield found
 
 
 def make(service: InProcess, status: str = "draft", markdown: str = MARKDOWN, **fields: Any) -> Json:
@@ -257,14 +274,14 @@ def test_a_plan_under_way_or_over_does_not_change(service: InProcess, status: st
 # -- deleted -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_is_deleted_and_its_last_state_kept_in_the_journal(service: InProcess) -> None:
-    plan, other = make(service), make(service)
-    answer = service.http.delete(f"/plans/{plan['id']}")
+def test_a_plan_is_deleted_and_its_last_state_kept_in_the_journal(alone: InProcess) -> None:
+    plan, other = make(alone), make(alone)
+    answer = alone.http.delete(f"/plans/{plan['id']}")
     assert answer.status_code < 300
-    assert [left["id"] for left in service.get("/plans")] == [other["id"]]
-    assert service.refused("GET", f"/plans/{plan['id']}")[0] == 404
-    assert service.refused("DELETE", f"/plans/{plan['id']}")[0] == 404
-    event = service.get("/events/latest", limit=1)[0]
+    assert [left["id"] for left in alone.get("/plans")] == [other["id"]]
+    assert alone.refused("GET", f"/plans/{plan['id']}")[0] == 404
+    assert alone.refused("DELETE", f"/plans/{plan['id']}")[0] == 404
+    event = alone.get("/events/latest", limit=1)[0]
     assert (event["kind"], event["subject"]) == ("plan.deleted", f"plan:{plan['id']}")
     assert event["before"]["raw_markdown"] == MARKDOWN
 
@@ -284,13 +301,13 @@ def test_a_plan_in_use_is_not_deleted(service: InProcess, user: str) -> None:
 # -- lists and what carries a plan -------------------------------------------------------------------------------------
 
 
-def test_plans_are_listed_newest_first_and_filtered(service: InProcess) -> None:
-    first = make(service, title="1", session_id="a")["id"]
-    second = make(service, "approved", title="2", session_id="a")["id"]
-    third = make(service, "approved", title="3", session_id="b")["id"]
+def test_plans_are_listed_newest_first_and_filtered(alone: InProcess) -> None:
+    first = make(alone, title="1", session_id="a")["id"]
+    second = make(alone, "approved", title="2", session_id="a")["id"]
+    third = make(alone, "approved", title="3", session_id="b")["id"]
 
     def ids(**params: Any) -> list[str]:
-        return [plan["id"] for plan in service.get("/plans", **params)]
+        return [plan["id"] for plan in alone.get("/plans", **params)]
 
     assert ids() == [third, second, first]
     assert ids(limit=2) == [third, second]
@@ -298,10 +315,10 @@ def test_plans_are_listed_newest_first_and_filtered(service: InProcess) -> None:
     assert ids(session_id="a") == [second, first]
     assert ids(status="approved", session_id="a") == [second]
     assert ids(status="completed") == ids(session_id="c") == []
-    first_page = service.http.get("/plans?limit=1&status=approved")
+    first_page = alone.http.get("/plans?limit=1&status=approved")
     link = re.fullmatch(r'<([^>]+)>; rel="next"', first_page.headers["Link"])
     assert link is not None
-    assert [plan["id"] for plan in service.http.get(link[1]).json()] == [second]
+    assert [plan["id"] for plan in alone.http.get(link[1]).json()] == [second]
 
 
 def test_a_run_takes_the_plan_of_its_sweep(service: InProcess) -> None:

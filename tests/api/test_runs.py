@@ -36,6 +36,14 @@ TYPES: dict[str, tuple[type, ...]] = {
 PYTHON = shlex.quote(sys.executable)
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    """One service for the tests that look at their own runs alone."""
+    with in_process(tmp_path_factory.mktemp("shared") / "home") as found:
+        found.post("/cluster/detect", {"preferred_type": "cpu_only"})
+        yield found
+
+
 class Gate:
     """Runs that wait until the test lets them go on. Left shut, it opens when the test ends."""
 
@@ -106,11 +114,11 @@ def test_a_run_is_ready_until_it_is_asked_to_start(service: InProcess) -> None:
     assert service.status(run["id"]) == "ready"
 
 
-def test_auto_start_answers_queued_and_runs(service: InProcess) -> None:
-    run = service.run("true")
+def test_auto_start_answers_queued_and_runs(shared: InProcess) -> None:
+    run = shared.run("true")
     assert run["status"] == "queued"
     assert run["queued_at"] >= run["created_at"]
-    assert service.over(run["id"])["status"] == "finished"
+    assert shared.over(run["id"])["status"] == "finished"
 
 
 def test_a_run_shows_every_field_with_its_type(service: InProcess) -> None:
@@ -130,9 +138,9 @@ def test_a_run_shows_every_field_with_its_type(service: InProcess) -> None:
     assert "metricSeries" not in over
 
 
-def test_the_seeds_own_body_makes_a_run(service: InProcess) -> None:
-    sweep = service.post("/sweeps/wild", {"name": "descriptive-sweep-name", "goal": "what this sweep tests"})
-    run = service.post(
+def test_the_seeds_own_body_makes_a_run(shared: InProcess) -> None:
+    sweep = shared.post("/sweeps/wild", {"name": "descriptive-sweep-name", "goal": "what this sweep tests"})
+    run = shared.post(
         "/runs",
         {
             "name": "trial-name",
@@ -144,26 +152,26 @@ def test_the_seeds_own_body_makes_a_run(service: InProcess) -> None:
         },
     )
     assert (run["name"], run["sweep_id"], run["status"]) == ("trial-name", sweep["id"], "ready")
-    assert service.get(f"/sweeps/{sweep['id']}")["run_ids"] == [run["id"]]
+    assert shared.get(f"/sweeps/{sweep['id']}")["run_ids"] == [run["id"]]
 
 
 @pytest.mark.parametrize("field", ["sweep_id", "parent_run_id", "origin_alert_id", "plan_id", "depends_on"])
 @pytest.mark.parametrize("unknown", ["nope", "", "a/b", "x' OR '1'='1"])
-def test_a_reference_to_nothing_is_not_found(service: InProcess, field: str, unknown: str) -> None:
-    before = everything(service)
+def test_a_reference_to_nothing_is_not_found(shared: InProcess, field: str, unknown: str) -> None:
+    before = everything(shared)
     value = [unknown] if field == "depends_on" else unknown
-    status, detail = service.refused("POST", "/runs", {"name": "x", "command": "true", field: value})
+    status, detail = shared.refused("POST", "/runs", {"name": "x", "command": "true", field: value})
     assert status == 404
     assert unknown in detail or repr(unknown) in detail
-    assert everything(service) == before
+    assert everything(shared) == before
 
 
-def test_references_are_kept(service: InProcess) -> None:
-    parent = make(service)
-    alert = service.post(f"/runs/{parent['id']}/alerts", {"message": "m", "choices": ["a"]})["alert_id"]
-    plan = service.post("/plans", {"title": "t", "goal": "g", "raw_markdown": ""})
+def test_references_are_kept(shared: InProcess) -> None:
+    parent = make(shared)
+    alert = shared.post(f"/runs/{parent['id']}/alerts", {"message": "m", "choices": ["a"]})["alert_id"]
+    plan = shared.post("/plans", {"title": "t", "goal": "g", "raw_markdown": ""})
     given = {"parent_run_id": parent["id"], "origin_alert_id": alert, "plan_id": plan["id"], "chat_session_id": "chat"}
-    run = make(service, **given)
+    run = make(shared, **given)
     assert {name: run[name] for name in given} == given
 
 
@@ -182,9 +190,9 @@ def test_a_dry_run_stores_nothing(service: InProcess) -> None:
 
 # BUG: runs.preview() looks at no reference, so a dry run of what would be a 404 or 409 is a 200 (api/routes/runs.py).
 @pytest.mark.parametrize("field", ["sweep_id", "parent_run_id", "plan_id", "depends_on"])
-def test_a_dry_run_is_refused_where_the_run_would_be(service: InProcess, field: str) -> None:
+def test_a_dry_run_is_refused_where_the_run_would_be(shared: InProcess, field: str) -> None:
     body = {"name": "x", "command": "true", "dry_run": True, field: ["nope"] if field == "depends_on" else "nope"}
-    assert service.refused("POST", "/runs", body)[0] == 404
+    assert shared.refused("POST", "/runs", body)[0] == 404
 
 
 @pytest.mark.parametrize(
@@ -197,9 +205,9 @@ def test_a_dry_run_is_refused_where_the_run_would_be(service: InProcess, field: 
         ("POST", "/add-to-sweep?sweep_id=x"),
     ],
 )
-def test_an_unknown_run_is_not_found(service: InProcess, method: str, path: str) -> None:
+def test_an_unknown_run_is_not_found(shared: InProcess, method: str, path: str) -> None:
     body = {"status": "running"} if path == "/status" else {} if method == "PUT" else None
-    status, detail = service.refused(method, f"/runs/nope{path}", body)
+    status, detail = shared.refused(method, f"/runs/nope{path}", body)
     assert status == 404
     assert "nope" in detail
 
@@ -283,11 +291,11 @@ def test_a_run_summary_counts_each_status(stages: Stages) -> None:
 
 
 @pytest.mark.parametrize("action", ["queue", "start"])
-def test_a_ready_run_starts(service: InProcess, action: str) -> None:
-    run = make(service)
-    answer = service.post(f"/runs/{run['id']}/{action}")
+def test_a_ready_run_starts(shared: InProcess, action: str) -> None:
+    run = make(shared)
+    answer = shared.post(f"/runs/{run['id']}/{action}")
     assert answer["status"] == "queued"
-    assert service.over(run["id"])["status"] == "finished"
+    assert shared.over(run["id"])["status"] == "finished"
 
 
 def test_starting_a_queued_run_leaves_it_in_its_place(service: InProcess) -> None:
@@ -363,15 +371,15 @@ def test_an_archived_run_is_listed_apart(service: InProcess) -> None:
 # -- changed and run again ---------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_waits_takes_a_new_name_command_and_workdir(service: InProcess, tmp_path: Path) -> None:
-    run = service.run("echo old", depends_on=[(parent := make(service))["id"]])
-    changed = service.http.put(
+def test_a_run_that_waits_takes_a_new_name_command_and_workdir(shared: InProcess, tmp_path: Path) -> None:
+    run = shared.run("echo old", depends_on=[(parent := make(shared))["id"]])
+    changed = shared.http.put(
         f"/runs/{run['id']}", json={"name": "new", "command": "echo new; pwd", "workdir": str(tmp_path)}
     ).json()
     assert (changed["name"], changed["command"], changed["workdir"]) == ("new", "echo new; pwd", str(tmp_path))
-    service.post(f"/runs/{parent['id']}/start")
-    service.over(run["id"])
-    assert service.log(run["id"]) == f"new\n{tmp_path}\n"
+    shared.post(f"/runs/{parent['id']}/start")
+    shared.over(run["id"])
+    assert shared.log(run["id"]) == f"new\n{tmp_path}\n"
 
 
 def test_a_running_run_takes_a_new_name(service: InProcess, gate: Gate) -> None:
@@ -382,36 +390,36 @@ def test_a_running_run_takes_a_new_name(service: InProcess, gate: Gate) -> None:
     assert (event["before"], event["after"]) == ({"name": "test"}, {"name": "renamed"})
 
 
-def test_a_rerun_is_a_new_run_like_the_old_one(service: InProcess) -> None:
-    sweep = service.post("/sweeps/wild", {"name": "w", "goal": "g"})["id"]
+def test_a_rerun_is_a_new_run_like_the_old_one(shared: InProcess) -> None:
+    sweep = shared.post("/sweeps/wild", {"name": "w", "goal": "g"})["id"]
     like = {"sweep_id": sweep, "env": {"A": "1"}, "tags": ["t"], "priority": 3, "resources": {"cpus": 2}}
-    old = service.run("echo $A", chat_session_id="chat", gpuwrap_config={"enabled": False}, **like)
-    service.over(old["id"])
-    new = service.post(f"/runs/{old['id']}/rerun")
+    old = shared.run("echo $A", chat_session_id="chat", gpuwrap_config={"enabled": False}, **like)
+    shared.over(old["id"])
+    new = shared.post(f"/runs/{old['id']}/rerun")
     assert new["id"] != old["id"]
     assert (new["status"], new["parent_run_id"], new["command"]) == ("ready", old["id"], "echo $A")
     assert {name: new[name] for name in like} == like
     assert (new["workdir"], new["chat_session_id"]) == (old["workdir"], "chat")
     assert new["gpuwrap_config"]["enabled"] is False
-    assert service.get(f"/runs/{old['id']}")["status"] == "finished"
+    assert shared.get(f"/runs/{old['id']}")["status"] == "finished"
 
 
-def test_a_rerun_takes_what_its_body_says(service: InProcess) -> None:
-    old = make(service, "echo old")
-    alert = service.post(f"/runs/{old['id']}/alerts", {"message": "m", "choices": ["a"]})["alert_id"]
+def test_a_rerun_takes_what_its_body_says(shared: InProcess) -> None:
+    old = make(shared, "echo old")
+    alert = shared.post(f"/runs/{old['id']}/alerts", {"message": "m", "choices": ["a"]})["alert_id"]
     body = {"command": "echo new", "auto_start": True, "origin_alert_id": alert, "gpuwrap_config": {"enabled": True}}
-    new = service.post(f"/runs/{old['id']}/rerun", body)
+    new = shared.post(f"/runs/{old['id']}/rerun", body)
     assert (new["status"], new["origin_alert_id"]) == ("queued", alert)
     assert new["gpuwrap_config"]["enabled"] is True
-    service.over(new["id"])
-    assert service.log(new["id"]) == "new\n"
-    assert service.refused("POST", f"/runs/{old['id']}/rerun", {"origin_alert_id": "nope"})[0] == 404
+    shared.over(new["id"])
+    assert shared.log(new["id"]) == "new\n"
+    assert shared.refused("POST", f"/runs/{old['id']}/rerun", {"origin_alert_id": "nope"})[0] == 404
 
 
 # BUG: runs.rerun_draft() adds " (Rerun)" to names of 493 characters and more, and RunCreate then refuses them (422).
-def test_a_run_with_a_long_name_can_be_run_again(service: InProcess) -> None:
-    old = make(service, name="n" * 500)
-    new = service.post(f"/runs/{old['id']}/rerun", {})
+def test_a_run_with_a_long_name_can_be_run_again(shared: InProcess) -> None:
+    old = make(shared, name="n" * 500)
+    new = shared.post(f"/runs/{old['id']}/rerun", {})
     assert new["parent_run_id"] == old["id"]
     assert new["name"].startswith("n" * 400)
 
@@ -552,8 +560,8 @@ def test_a_time_limit_is_enforced(service: InProcess, gate: Gate) -> None:
         ("exit 0\nexit 1", {"status": "finished", "reason": None, "exit_code": 0}),
     ],
 )
-def test_a_run_ends_as_its_command_does(service: InProcess, command: str, end: Json) -> None:
-    over = service.over(service.run(command)["id"])
+def test_a_run_ends_as_its_command_does(shared: InProcess, command: str, end: Json) -> None:
+    over = shared.over(shared.run(command)["id"])
     assert {name: over[name] for name in end} == end
     assert (over["error"] is None) == (end["status"] == "finished")
 
@@ -598,7 +606,7 @@ def environment(service: InProcess, **fields: Any) -> tuple[Json, dict[str, str]
     return run, dict(json.loads(service.log(run["id"])))
 
 
-def test_a_command_sees_its_own_variables(service: InProcess) -> None:
+def test_a_command_sees_its_own_variables(shared: InProcess) -> None:
     given = {
         "PLAIN": "1",
         "SPACES": " a  b ",
@@ -607,8 +615,8 @@ def test_a_command_sees_its_own_variables(service: InProcess) -> None:
         "UNICODE": "größe 数",
         "E": "",
     }
-    sweep = service.post("/sweeps/wild", {"name": "w", "goal": "g"})["id"]
-    run, seen = environment(service, env=given, sweep_id=sweep)
+    sweep = shared.post("/sweeps/wild", {"name": "w", "goal": "g"})["id"]
+    run, seen = environment(shared, env=given, sweep_id=sweep)
     assert {name: seen.get(name) for name in given} == given
     assert (seen["ORC_RUN_ID"], seen["ORC_SWEEP_ID"], seen["ORC_ATTEMPT"]) == (run["id"], sweep, "1")
     assert seen["ORC_RUN_DIR"] == run["run_dir"]
@@ -619,93 +627,93 @@ def test_a_command_sees_its_own_variables(service: InProcess) -> None:
     assert "WANDB_RESUME" not in seen
 
 
-def test_a_command_sees_nothing_of_the_servers_secrets(service: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_sees_nothing_of_the_servers_secrets(shared: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = {"ORC_TOKEN", "ORC_TOKEN_FILE", "ORC_DATABASE_URL", "ORC_SWEEP_ID", "FOO_SECRET", "AWS_SECRET_ACCESS_KEY"}
     hidden |= {"GITHUB_TOKEN", "SLURM_JOB_ID", "SBATCH_ACCOUNT", "SQUEUE_FORMAT", "CUDA_VISIBLE_DEVICES"}
     hidden |= {"VIRTUAL_ENV", "PYTHONPATH", "BASH_ENV"}
     for name in hidden:
         monkeypatch.setenv(name, "hidden-value")
     monkeypatch.setenv("LC_TIME", "C.UTF-8")
-    _, seen = environment(service)
+    _, seen = environment(shared)
     assert "hidden-value" not in json.dumps(seen)
     assert not hidden & set(seen)
-    assert (service.settings.home / "token").read_text().strip() not in json.dumps(seen)
+    assert (shared.settings.home / "token").read_text().strip() not in json.dumps(seen)
     assert seen["LC_TIME"] == "C.UTF-8"
 
 
-def test_a_users_own_wandb_run_id_wins(service: InProcess) -> None:
-    assert environment(service, env={"WANDB_RUN_ID": "mine"})[1]["WANDB_RUN_ID"] == "mine"
+def test_a_users_own_wandb_run_id_wins(shared: InProcess) -> None:
+    assert environment(shared, env={"WANDB_RUN_ID": "mine"})[1]["WANDB_RUN_ID"] == "mine"
 
 
 # BUG: executors/local.py puts the user's env over ORC_RUN_ID and ORC_RUN_DIR: the wrapper then reads another run's
 # command.sh, and the processes cannot be found by their ORC_RUN_ID any more.
 @pytest.mark.parametrize("name", ["ORC_RUN_ID", "ORC_RUN_DIR", "ORC_METRICS_FILE", "ORC_ATTEMPT"])
-def test_a_run_keeps_its_identity_whatever_its_env_says(service: InProcess, name: str) -> None:
-    answer = service.http.post("/runs", json={"name": "x", "command": SHOW, "env": {name: "/lie"}, "auto_start": True})
+def test_a_run_keeps_its_identity_whatever_its_env_says(shared: InProcess, name: str) -> None:
+    answer = shared.http.post("/runs", json={"name": "x", "command": SHOW, "env": {name: "/lie"}, "auto_start": True})
     if answer.status_code == 422:
         assert name in answer.text
         return
-    run = service.over(answer.json()["id"])
+    run = shared.over(answer.json()["id"])
     assert run["status"] == "finished", run["error"]
-    assert json.loads(service.log(run["id"]))[name] != "/lie"
+    assert json.loads(shared.log(run["id"]))[name] != "/lie"
 
 
-def test_a_broken_pipe_ends_a_command_quietly(service: InProcess) -> None:
-    run = service.over(service.run("set -o pipefail; yes | head -1")["id"])
+def test_a_broken_pipe_ends_a_command_quietly(shared: InProcess) -> None:
+    run = shared.over(shared.run("set -o pipefail; yes | head -1")["id"])
     assert run["exit_code"] == 128 + 13
-    assert service.log(run["id"]) == "y\n"
+    assert shared.log(run["id"]) == "y\n"
 
 
-def test_a_command_runs_in_a_fresh_bash(service: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_runs_in_a_fresh_bash(shared: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (".bashrc", ".bash_profile", ".profile", ".bash_login", "env.sh"):
         (tmp_path / name).write_text(f"echo 'read {name}'\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("BASH_ENV", str(tmp_path / "env.sh"))
     monkeypatch.setenv("ENV", str(tmp_path / "env.sh"))
-    run = service.over(service.run('echo "$BASH|$HOME|$-|$#"; shopt -q login_shell || echo no login')["id"])
-    first, second = service.log(run["id"]).splitlines()
+    run = shared.over(shared.run('echo "$BASH|$HOME|$-|$#"; shopt -q login_shell || echo no login')["id"])
+    first, second = shared.log(run["id"]).splitlines()
     shell, home, flags, arguments = first.split("|")
     assert shell.endswith("bash")
     assert (home, arguments, second) == (str(tmp_path), "0", "no login")
     assert "i" not in flags
 
 
-def test_a_command_has_nothing_to_read(service: InProcess) -> None:
-    run = service.over(service.run('cat; read line; echo "end $?"')["id"])
-    assert service.log(run["id"]) == "end 1\n"
+def test_a_command_has_nothing_to_read(shared: InProcess) -> None:
+    run = shared.over(shared.run('cat; read line; echo "end $?"')["id"])
+    assert shared.log(run["id"]) == "end 1\n"
 
 
-def test_a_command_runs_where_it_was_told_to(service: InProcess, tmp_path: Path) -> None:
+def test_a_command_runs_where_it_was_told_to(shared: InProcess, tmp_path: Path) -> None:
     folder = tmp_path / "größe $HOME 'x'"
     folder.mkdir()
-    run = service.over(service.run("pwd; echo $PWD > here", workdir=str(folder))["id"])
+    run = shared.over(shared.run("pwd; echo $PWD > here", workdir=str(folder))["id"])
     assert (run["status"], run["workdir"]) == ("finished", str(folder))
-    assert service.log(run["id"]) == f"{folder}\n"
+    assert shared.log(run["id"]) == f"{folder}\n"
     assert (folder / "here").exists()
-    default = service.over(service.run("pwd")["id"])
-    assert service.log(default["id"]) == f"{service.settings.default_workdir}\n" == f"{default['workdir']}\n"
+    default = shared.over(shared.run("pwd")["id"])
+    assert shared.log(default["id"]) == f"{shared.settings.default_workdir}\n" == f"{default['workdir']}\n"
 
 
-def test_a_workdir_that_went_away_is_the_reason(service: InProcess, tmp_path: Path) -> None:
+def test_a_workdir_that_went_away_is_the_reason(shared: InProcess, tmp_path: Path) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
-    run = make(service, workdir=str(folder))
+    run = make(shared, workdir=str(folder))
     folder.rmdir()
-    service.post(f"/runs/{run['id']}/start")
-    over = service.over(run["id"])
+    shared.post(f"/runs/{run['id']}/start")
+    over = shared.over(run["id"])
     assert (over["status"], over["reason"]) == ("failed", "BAD_WORKDIR")
     assert str(folder) in over["error"]
 
 
-def test_a_log_is_the_commands_output_in_its_order(service: InProcess) -> None:
-    run = service.over(service.run("echo out; echo err >&2; printf last")["id"])
-    assert service.log(run["id"]) == "out\nerr\nlast"
+def test_a_log_is_the_commands_output_in_its_order(shared: InProcess) -> None:
+    run = shared.over(shared.run("echo out; echo err >&2; printf last")["id"])
+    assert shared.log(run["id"]) == "out\nerr\nlast"
 
 
-def test_a_command_of_many_lines_arrives_word_for_word(service: InProcess) -> None:
+def test_a_command_of_many_lines_arrives_word_for_word(shared: InProcess) -> None:
     command = "cat <<'EOF'\n$HOME `x` \\ \"quoted\" 'single' größe\n\ttab\nEOF\nfor i in 1 2; do\n  echo $i\ndone"
-    run = service.over(service.run(command)["id"])
-    assert service.log(run["id"]) == "$HOME `x` \\ \"quoted\" 'single' größe\n\ttab\n1\n2\n"
+    run = shared.over(shared.run(command)["id"])
+    assert shared.log(run["id"]) == "$HOME `x` \\ \"quoted\" 'single' größe\n\ttab\n1\n2\n"
     assert run["command"] == command
 
 
@@ -716,17 +724,17 @@ HOOKS += ["/etc/profile.d/lmod.sh", "/etc/profile.d/modules.sh", "/usr/share/lmo
 @pytest.mark.skipif(any(os.path.exists(path) for path in HOOKS), reason="this machine has conda or modules")
 @pytest.mark.parametrize(("name", "command"), [("conda", "conda activate x"), ("module", "ml load x")])
 def test_conda_and_module_say_that_they_are_not_here(
-    service: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str
+    shared: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for variable in ("CONDA_EXE", "LMOD_PKG", "MODULESHOME"):
         monkeypatch.delenv(variable, raising=False)
-    run = service.over(service.run(f'type -t {name}; {command}; echo "$?"')["id"])
-    assert service.log(run["id"]) == f"function\n{name}: not found on this machine\n127\n"
+    run = shared.over(shared.run(f'type -t {name}; {command}; echo "$?"')["id"])
+    assert shared.log(run["id"]) == f"function\n{name}: not found on this machine\n127\n"
 
 
 def test_conda_and_module_work_without_rc_files(
-    service: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conda = tmp_path / "miniforge3" / "etc" / "profile.d" / "conda.sh"
     module = tmp_path / "modules" / "init" / "bash"
@@ -736,11 +744,11 @@ def test_conda_and_module_work_without_rc_files(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CONDA_EXE", str(tmp_path / "miniforge3" / "bin" / "conda"))
     monkeypatch.setenv("MODULESHOME", str(tmp_path / "modules"))
-    run = service.over(
-        service.run('conda activate one && echo "$NAMED"; conda list; module load "two 2"; echo "$NAMED"')["id"]
+    run = shared.over(
+        shared.run('conda activate one && echo "$NAMED"; conda list; module load "two 2"; echo "$NAMED"')["id"]
     )
     expected = ["hook of conda", "conda: activate one", "one", "conda: list", "hook of module"]
-    assert service.log(run["id"]).splitlines() == [*expected, "module: load two 2", "two 2"]
+    assert shared.log(run["id"]).splitlines() == [*expected, "module: load two 2", "two 2"]
 
 
 def test_a_long_queue_does_not_slow_a_stop(service: InProcess, gate: Gate) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.service import InProcess, Json
+from tests.support.service import InProcess, Json, in_process
 from tests.support.waiting import wait_until
 
 NONE = type(None)
@@ -30,6 +30,21 @@ TYPES: dict[str, tuple[type, ...]] = {
 COUNTS = ("total", "completed", "failed", "running", "launching", "ready", "queued", "canceled")
 # A command whose exit code is its option: --code=3
 EXIT = "bash -c 'exit ${1#--code=}' x"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    """One service: each test looks at its own sweeps."""
+    with in_process(tmp_path_factory.mktemp("sweeps") / "home") as found:
+        found.post("/cluster/detect", {"preferred_type": "cpu_only"})
+        yield found
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[InProcess]:
+    """One for a test that looks at all of them."""
+    with in_process(tmp_path / "home") as found:
+        yield found
 
 
 @pytest.fixture
@@ -170,13 +185,13 @@ def test_a_sweep_starts_by_itself_where_asked(service: InProcess, fields: Json) 
     assert until(service, sweep, "completed")["progress"] == counts(total=2, completed=2)
 
 
-def test_a_sweep_of_an_unknown_plan_is_not_found(service: InProcess) -> None:
+def test_a_sweep_of_an_unknown_plan_is_not_found(alone: InProcess) -> None:
     for path, body in (
         ("/sweeps/wild", {"name": "w", "goal": "g", "plan_id": "nope"}),
         ("/sweeps", {"name": "s", "base_command": "true", "parameters": {"a": [1]}, "plan_id": "nope"}),
     ):
-        assert service.refused("POST", path, body)[0] == 404
-    assert service.get("/sweeps") == service.get("/runs") == []
+        assert alone.refused("POST", path, body)[0] == 404
+    assert alone.get("/sweeps") == alone.get("/runs") == []
 
 
 # -- life --------------------------------------------------------------------------------------------------------------
@@ -290,14 +305,14 @@ def test_an_unknown_sweep_is_not_found(service: InProcess, action: str) -> None:
 # -- drafts ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_draft_has_no_runs_and_does_not_start(service: InProcess) -> None:
-    sweep = grid(service, [0, 1], status="draft", auto_start=True)
+def test_a_draft_has_no_runs_and_does_not_start(alone: InProcess) -> None:
+    sweep = grid(alone, [0, 1], status="draft", auto_start=True)
     assert (sweep["status"], sweep["run_ids"]) == ("draft", [])
     assert sweep["parameters"] == {"code": [0, 1]}
-    status, detail = service.refused("POST", f"/sweeps/{sweep['id']}/start")
+    status, detail = alone.refused("POST", f"/sweeps/{sweep['id']}/start")
     assert status == 400
     assert "draft" in detail
-    assert service.get("/runs") == []
+    assert alone.get("/runs") == []
 
 
 # BUG: a draft never gets its runs: setting it pending makes none, and start then answers "0 run(s) queued"
@@ -339,8 +354,12 @@ def test_the_rest_of_a_sweep_changes_at_any_time(service: InProcess, change: Jso
     changed = service.http.put(f"/sweeps/{sweep['id']}", json=change).json()
     assert {name: changed[name] for name in change} == change
     assert changed == {**sweep, **change} == show(service, sweep)
-    (event,) = [e for e in service.get("/events/latest") if e["kind"] == "sweep.updated"]
-    assert (event["subject"], event["after"]) == (f"sweep:{sweep['id']}", change)
+    (event,) = [
+        e
+        for e in service.get("/events/latest")
+        if (e["kind"], e["subject"]) == ("sweep.updated", f"sweep:{sweep['id']}")
+    ]
+    assert event["after"] == change
     assert event["before"] == {name: sweep[name] for name in change}
 
 
@@ -383,12 +402,12 @@ def test_a_run_is_made_in_a_sweep(service: InProcess) -> None:
 
 
 # BUG: POST /sweeps/{id}/runs takes `dry_run` (SweepRunCreate inherits it) and makes the run all the same.
-def test_a_dry_run_in_a_sweep_stores_nothing(service: InProcess) -> None:
-    sweep = service.post("/sweeps/wild", {"name": "w", "goal": "g"})
+def test_a_dry_run_in_a_sweep_stores_nothing(alone: InProcess) -> None:
+    sweep = alone.post("/sweeps/wild", {"name": "w", "goal": "g"})
     body = {"name": "one", "command": "true", "dry_run": True}
-    answer = service.http.post(f"/sweeps/{sweep['id']}/runs", json=body)
-    assert service.get("/runs") == []
-    assert show(service, sweep) == sweep
+    answer = alone.http.post(f"/sweeps/{sweep['id']}/runs", json=body)
+    assert alone.get("/runs") == []
+    assert show(alone, sweep) == sweep
     assert answer.status_code == 422 or answer.json()["id"] is None
 
 
@@ -417,18 +436,18 @@ def test_a_run_is_added_to_nothing_else(service: InProcess, query: str, status: 
 # -- lists -------------------------------------------------------------------------------------------------------------
 
 
-def test_sweeps_are_listed_newest_first_page_by_page(service: InProcess) -> None:
-    plan = service.post("/plans", {"title": "t", "goal": "g"})["id"]
-    made = [service.post("/sweeps/wild", {"name": str(n), "goal": "g", "plan_id": plan})["id"] for n in range(5)]
-    service.post("/sweeps/wild", {"name": "of no plan", "goal": "g"})
+def test_sweeps_are_listed_newest_first_page_by_page(alone: InProcess) -> None:
+    plan = alone.post("/plans", {"title": "t", "goal": "g"})["id"]
+    made = [alone.post("/sweeps/wild", {"name": str(n), "goal": "g", "plan_id": plan})["id"] for n in range(5)]
+    alone.post("/sweeps/wild", {"name": "of no plan", "goal": "g"})
     seen: list[str] = []
     url: str | None = f"/sweeps?limit=2&plan_id={plan}"
     while url is not None:
-        answer = service.http.get(url)
+        answer = alone.http.get(url)
         assert len(answer.json()) <= 2
         seen += [sweep["id"] for sweep in answer.json()]
         link = re.fullmatch(r'<([^>]+)>; rel="next"', answer.headers.get("Link", ""))
         url = link[1] if link else None
-        service.post("/sweeps/wild", {"name": "new", "goal": "g", "plan_id": plan})
+        alone.post("/sweeps/wild", {"name": "new", "goal": "g", "plan_id": plan})
     assert seen == made[::-1]
-    assert service.get("/sweeps", limit=1)[0]["name"] == "new"
+    assert alone.get("/sweeps", limit=1)[0]["name"] == "new"

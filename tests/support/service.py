@@ -99,6 +99,7 @@ def in_process(home: Path, **settings: Any) -> Iterator[InProcess]:
     try:
         with TestClient(app, base_url="http://localhost") as http:
             http.headers["X-Auth-Token"] = (home / "token").read_text().strip()
+            wait_until(lambda: app.state.system.cluster.current().source != "unset", "the first detection")
             yield InProcess(http, app.state.system, made)
     finally:
         end_runs(home / "runs")
@@ -142,6 +143,7 @@ class RealServer(Calls):
         headers = {"X-Auth-Token": (self.home / "token").read_text().strip()}
         self.http.close()
         self.http = httpx2.Client(base_url=url, headers=headers, timeout=60.0, trust_env=False)
+        wait_until(lambda: self.get("/cluster")["cluster"]["source"] != "unset", "the first detection")
         return self
 
     def _url(self) -> str | None:

@@ -24,20 +24,23 @@ from orchestrator.proc import (
     listener_uid,
     marked,
     read_stat,
+    session_of,
 )
 
 # A child that says that it is there and lives until its standard input ends, which is when the test does.
 WAITING = "import sys; print('here', flush=True); sys.stdin.read()"
-# The same, by fork twice and setsid: its parent is init, its session its own; it says its PID.
+# The same, by fork twice and setsid: its parent is init, its session its own. It says its PID, and that the one
+# between has been reaped.
 DETACHED = """
 import os, sys
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
-        print(os.getpid(), flush=True)
+        os.write(1, b"%d\\n" % os.getpid())
         sys.stdin.read()
     os._exit(0)
 os.wait()
+os.write(1, b"reaped\\n")
 """
 # The same, with a child of its own that has another environment.
 PARENT = """
@@ -58,6 +61,14 @@ def python(program: str, env: dict[str, str] | None = None) -> "subprocess.Popen
 def first_line(process: "subprocess.Popen[bytes]") -> list[bytes]:
     assert process.stdout is not None
     return process.stdout.readline().split()
+
+
+def detached(process: "subprocess.Popen[bytes]") -> Stat:
+    """What DETACHED has detached, once the process between is gone."""
+    [pid] = {*first_line(process), *first_line(process)} - {b"reaped"}
+    stat = read_stat(int(pid))
+    assert stat is not None
+    return stat
 
 
 @pytest.fixture
@@ -234,12 +245,10 @@ def test_a_marked_process_is_found_and_another_is_not(child: "subprocess.Popen[b
 def test_a_process_that_was_detached_by_forks_and_setsid_is_found() -> None:
     value = uuid4().hex
     with python(DETACHED, {"ORC_TEST_MARK": value}) as process:
-        [line] = first_line(process)
-        stat = read_stat(int(line))
-        assert stat is not None
+        stat = detached(process)
         assert stat.parent not in {process.pid, os.getpid()}
         assert stat.session != os.getsid(0)
-        assert int(line) in {found.pid for found in marked("ORC_TEST_MARK", value)}
+        assert stat.pid in {found.pid for found in marked("ORC_TEST_MARK", value)}
 
 
 def test_what_a_marked_process_started_is_found_with_another_environment_too() -> None:
@@ -256,6 +265,35 @@ def test_a_marked_zombie_is_not_found() -> None:
     with python("pass", {"ORC_TEST_MARK": value}) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert marked("ORC_TEST_MARK", value) == []
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_is_found_by_its_leader_dead_or_alive() -> None:
+    with python(DETACHED) as process:
+        member = detached(process)
+        found = session_of(ProcessId(member.session, 0, boot_id()))  # the leader has ended; its start is not asked for
+        assert ProcessId.of(member.pid) in found
+    leader = ProcessId.of(os.getsid(0))
+    if leader is not None:
+        assert {own(), leader} <= set(session_of(leader))
+
+
+def test_a_session_of_another_leader_with_the_same_pid_is_another() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True) as process:
+        leader = ProcessId.of(process.pid)
+        assert leader is not None
+        assert session_of(leader) == [leader]
+        assert session_of(replace(leader, start_ticks=leader.start_ticks - 1)) == []
+
+
+def test_a_session_whose_new_leader_is_a_zombie_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    # BUG: zombies are left out before the leader's start time is compared: the PID was used again, that leader ended
+    # unreaped, and what it started would be taken for the run's, and killed.
+    table = [Stat(500, "Z", 1, 500, 9_000), Stat(501, "S", 1, 500, 9_001)]
+    monkeypatch.setattr("orchestrator.proc.all_processes", lambda: table)
+    assert session_of(ProcessId(500, 100, boot_id())) == []
 
 
 # -- who listens -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -308,6 +309,21 @@ def test_what_holds_no_record_has_nothing_new(tmp_path: Path, content: bytes) ->
     path.write_bytes(content)
     assert read_log(path, 0) is None
     assert read_log(path, 1000) is None
+
+
+@pytest.mark.parametrize("kind", [0, 9, FULL])
+def test_a_hole_or_a_broken_frame_costs_no_memory(tmp_path: Path, kind: int) -> None:
+    # BUG: what is no frame is taken for a long record, and the whole file is read for it, at every look.
+    path = tmp_path / "run-x.wandb"
+    path.write_bytes(HEADER + FRAME.pack(0, 10, kind) + bytes(10 if kind == FULL else 0))
+    os.truncate(path, 200 * 2**20)  # a hole, as a lost file server leaves it
+    tracemalloc.start()
+    try:
+        first = read_log(path, 0)
+        assert read_log(path, first.offset if first else 0) is None
+        assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_missing_file_and_a_directory_have_nothing_new(tmp_path: Path) -> None:

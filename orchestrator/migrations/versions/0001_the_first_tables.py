@@ -46,6 +46,7 @@ def upgrade() -> None:
         sa.Column("confidence", sa.Float(), nullable=True),
         sa.Column("details", sa.JSON(), nullable=False),
         sa.Column("preferred_type", sa.String(), nullable=True),
+        sa.Column("by_hand", sa.JSON(), nullable=False),
         sa.Column("last_detected_at", sa.Float(), nullable=True),
         sa.Column("updated_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
@@ -191,6 +192,7 @@ def upgrade() -> None:
     with op.batch_alter_table("runs", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_runs_id"), ["id"], unique=True)
         batch_op.create_index("ix_runs_listing", ["is_archived", "seq"], unique=False)
+        batch_op.create_index("ix_runs_status", ["status", "seq"], unique=False)
         batch_op.create_index(batch_op.f("ix_runs_plan_id"), ["plan_id"], unique=False)
         batch_op.create_index(
             "ix_runs_queue", ["status", "executor", "lease_gpus", "priority", "queued_at"], unique=False
@@ -256,6 +258,10 @@ def upgrade() -> None:
 def keep_events() -> None:
     """The journal is append-only, whoever writes to the database."""
     if op.get_bind().dialect.name == "sqlite":
+        op.execute(  # INSERT OR REPLACE takes a row away without a DELETE trigger
+            "CREATE TRIGGER events_no_replace BEFORE INSERT ON events WHEN EXISTS "
+            "(SELECT 1 FROM events WHERE id = NEW.id) BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END"
+        )
         for action in ("UPDATE", "DELETE"):
             op.execute(
                 f"CREATE TRIGGER events_no_{action.lower()} BEFORE {action} ON events "
