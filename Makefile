@@ -35,7 +35,7 @@ imports: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/python -m pytest tests/unit tests/api -n $(WORKERS)
+	$(BIN)/python -m pytest tests/unit -n $(WORKERS)
 
 test: lint types imports
 	tests/packages.sh

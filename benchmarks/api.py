@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         environment = {**os.environ, "ORC_HOME": str(home)}
-        with open(os.devnull, "wb") as nothing:
+        with Path(os.devnull).open("wb") as nothing:
             server = subprocess.Popen([sys.executable, "-m", "api", "--port", "0"], env=environment, stderr=nothing)
         try:
             while not (home / "server.json").exists():

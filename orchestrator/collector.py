@@ -17,6 +17,7 @@ from orchestrator.wandbfiles import WandbReader
 
 log = logging.getLogger(__name__)
 SPACING = 1.0  # seconds between two looks at one run's files while it runs
+RETRY = 1.0
 PATIENCE = 2.0  # seconds that the end of runs waits for their metrics; what is left is read after it
 
 
@@ -84,8 +85,10 @@ class Collector:
     def _safely(self, run: Run, *, over: bool) -> bool:
         try:
             return self._read(run, over=over)
-        except OrcError as error:
+        except OrcError as error:  # a full disk, say: tried again
             log.error("metrics could not be stored: %s", error.message)
+            time.sleep(RETRY)
+            return True
         except Exception:
             log.exception("metrics could not be read")
         return False

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.executors.gpus import Gpu, GpuReading
@@ -81,13 +80,6 @@ def probe_sinfo(deadline: float) -> Probe:
     except OSError as error:
         return Probe("broken", f"sinfo could not be run: {error}.")
     return read_sinfo(done.returncode, done.stdout, done.stderr)
-
-
-def slurm_configurations() -> list[Path]:
-    """Where Slurm's configuration may be: named, installed, or cached by slurmd or sackd."""
-    named = os.environ.get("SLURM_CONF")
-    usual = ("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/run/slurm/conf/slurm.conf")
-    return [Path(named)] if named else [Path(path) for path in usual]
 
 
 def read_sinfo(code: int, output: str, errors: str) -> Probe:

@@ -15,6 +15,7 @@ from orchestrator.metrics import CHUNK, Reading, Row, read_lines
 
 MAGIC = b":W&B"
 FILE_HEADER = 7
+LONGEST = 64 * 2**20  # a longer record is not waited for
 BLOCK = 32768
 FRAME = struct.Struct("<IHB")  # checksum, length, kind
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
@@ -59,7 +60,7 @@ def read_log(path: Path, offset: int) -> Reading | None:
     while True:
         data = _bytes(path, offset, size)
         records = list(_records(data, offset))
-        if records or len(data) < size or not _goes_on(data, offset):
+        if records or len(data) < size or size >= LONGEST or not _goes_on(data, offset):
             break
         size *= 4  # a record longer than that
     if not records:
@@ -186,3 +187,5 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
+        if shift > 63:
+            raise ValueError("a protobuf number of more than 64 bits")

@@ -41,7 +41,7 @@ async def stream(
 ) -> AsyncIterator[ServerSentEvent]:
     """Every event as it is committed; resumes after ``Last-Event-ID``."""
     known = last_event_id or ""
-    resume = int(known) if known.isascii() and known.isdigit() and len(known) < 19 else after
+    resume = min(int(known), 2**62) if known.isascii() and known.isdigit() and len(known) < 1000 else after
     position = resume if resume is not None else await run_in_threadpool(_last, system)
     commits = request.app.state.commits
     yield ServerSentEvent(comment="the journal follows")

@@ -155,10 +155,12 @@ class Line:
         )
         by_id = {request.id: request for request in own.requests}
         gpus = {state.gpu.uuid: state.gpu for state in outcome.states}
+        turn_used = False
         for grant in decision.grants:
             if grant.ticket == own.key and (lease := self._lease(grant, by_id[grant.request], gpus)) is not None:
                 outcome.leases[grant.request] = lease
-        if outcome.leases:
+                turn_used |= grant.in_turn
+        if turn_used:
             self.folder.mark_served()
         self._ticket.write([request for request in own.requests if request.id not in outcome.leases])
         self._note_offers([grant for grant in decision.grants if grant.ticket != own.key], outcome.tickets)

@@ -43,6 +43,7 @@ class Grant:
     ticket: str
     request: str
     uuids: tuple[str, ...]
+    in_turn: bool = True  # False: beside GPUs set aside for its user, whose turn it does not use up
 
 
 @dataclass
@@ -104,15 +105,17 @@ def _next_grant(
     open_gpus = [uuid for uuid in remaining if uuid not in decision.reserved]
     some_day = [*leased, *(uuid for grant in decision.grants for uuid in grant.uuids), *decision.reserved]
     for line in lines:
+        set_aside = False
         for position, (ticket, request) in enumerate(line.waiting):
             usable = request.usable(open_gpus)
             if len(usable) >= request.gpus:
                 del line.waiting[position]
                 lines.remove(line)
                 lines.append(line)
-                return Grant(ticket, request.id, tuple(usable[: request.gpus]))
+                return Grant(ticket, request.id, tuple(usable[: request.gpus]), in_turn=not set_aside)
             within_reach = len(usable) + len(request.usable(some_day)) >= request.gpus
             if now - request.since > reserve_after and within_reach:
+                set_aside = True
                 held = set(decision.reserved.values())
                 if request.id not in held:
                     decision.reserved |= dict.fromkeys(usable, request.id)

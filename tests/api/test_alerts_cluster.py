@@ -231,8 +231,6 @@ def test_one_field_by_hand_leaves_the_others(service: InProcess, field: str) -> 
     assert {name for name in before if before[name] != found[name]} - follows == {field}
 
 
-# BUG: the detector looks again by itself (every redetect_seconds) and writes over what was set by hand; only a type
-# set by hand is remembered (orchestrator/cluster.py store()).
 @pytest.mark.parametrize("field", ["notes", "gpu_count", "node_count", "head_node", "status"])
 def test_what_was_set_by_hand_outlasts_a_look_that_nobody_asked_for(service: InProcess, field: str) -> None:
     service.post("/cluster", {field: BY_HAND[field]})

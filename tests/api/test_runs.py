@@ -188,7 +188,6 @@ def test_a_dry_run_stores_nothing(service: InProcess) -> None:
     assert status == 422
 
 
-# BUG: runs.preview() looks at no reference, so a dry run of what would be a 404 or 409 is a 200 (api/routes/runs.py).
 @pytest.mark.parametrize("field", ["sweep_id", "parent_run_id", "plan_id", "depends_on"])
 def test_a_dry_run_is_refused_where_the_run_would_be(shared: InProcess, field: str) -> None:
     body = {"name": "x", "command": "true", "dry_run": True, field: ["nope"] if field == "depends_on" else "nope"}
@@ -340,8 +339,6 @@ def test_a_launching_run_can_be_stopped(service: InProcess, gate: Gate, monkeypa
     assert service.over(run["id"])["status"] == "stopped"
 
 
-# BUG: states.decide() calls an attempt that ended before its claim SUBMIT_REJECTED even when it was our own TERM that
-# ended it: a stop in the first milliseconds ends as "failed" (seen about once in 100 stops under load).
 def test_a_run_stopped_before_its_job_took_it_is_stopped(service: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     def too_slow(task: Task, *_: object) -> subprocess.Popen[bytes]:
         return subprocess.Popen(["/bin/sleep", "60"], env={"ORC_RUN_ID": task.run_id}, start_new_session=True)
@@ -416,7 +413,6 @@ def test_a_rerun_takes_what_its_body_says(shared: InProcess) -> None:
     assert shared.refused("POST", f"/runs/{old['id']}/rerun", {"origin_alert_id": "nope"})[0] == 404
 
 
-# BUG: runs.rerun_draft() adds " (Rerun)" to names of 493 characters and more, and RunCreate then refuses them (422).
 def test_a_run_with_a_long_name_can_be_run_again(shared: InProcess) -> None:
     old = make(shared, name="n" * 500)
     new = shared.post(f"/runs/{old['id']}/rerun", {})
@@ -645,8 +641,7 @@ def test_a_users_own_wandb_run_id_wins(shared: InProcess) -> None:
     assert environment(shared, env={"WANDB_RUN_ID": "mine"})[1]["WANDB_RUN_ID"] == "mine"
 
 
-# BUG: executors/local.py puts the user's env over ORC_RUN_ID and ORC_RUN_DIR: the wrapper then reads another run's
-# command.sh, and the processes cannot be found by their ORC_RUN_ID any more.
+# The wrapper reads $ORC_RUN_DIR/command.sh, and a run's processes are found by their ORC_RUN_ID.
 @pytest.mark.parametrize("name", ["ORC_RUN_ID", "ORC_RUN_DIR", "ORC_METRICS_FILE", "ORC_ATTEMPT"])
 def test_a_run_keeps_its_identity_whatever_its_env_says(shared: InProcess, name: str) -> None:
     answer = shared.http.post("/runs", json={"name": "x", "command": SHOW, "env": {name: "/lie"}, "auto_start": True})

@@ -232,7 +232,6 @@ def test_a_stopped_sweep_is_canceled(service: InProcess, gate: Path) -> None:
     assert service.post(f"/sweeps/{sweep['id']}/stop")["stopping"] == 0
 
 
-# BUG: sweeps.status_of() says "running" whenever some run is over and some are ready, though nothing is going.
 def test_a_sweep_with_nothing_going_is_not_running(service: InProcess, gate: Path) -> None:
     sweep = grid(service, [0, 1], waiting(gate))
     first, _ = sweep["run_ids"]
@@ -315,8 +314,6 @@ def test_a_draft_has_no_runs_and_does_not_start(alone: InProcess) -> None:
     assert alone.get("/runs") == []
 
 
-# BUG: a draft never gets its runs: setting it pending makes none, and start then answers "0 run(s) queued"
-# (sweeps.update and sweeps.start; Sweep.template is stored for it and read by nobody).
 def test_a_draft_that_is_pending_can_be_run(service: InProcess) -> None:
     sweep = grid(service, [0], status="draft", env={"A": "1"}, tags=["t"])
     changed = service.http.put(f"/sweeps/{sweep['id']}", json={"parameters": {"code": [0, 0]}, "base_command": EXIT})
@@ -373,8 +370,6 @@ def test_a_drafts_new_grid_is_checked(service: InProcess) -> None:
     assert show(service, sweep) == sweep
 
 
-# BUG: PUT {"status": "draft"} is shown for a sweep whose runs are going (sweeps.status_of: stored == "draft"), which
-# then cannot be started either.
 @pytest.mark.parametrize("word", ["draft", "completed", "failed", "canceled"])
 def test_a_status_by_hand_hides_no_run(service: InProcess, gate: Path, word: str) -> None:
     sweep = grid(service, [0, 1], waiting(gate), auto_start=True)
@@ -401,7 +396,6 @@ def test_a_run_is_made_in_a_sweep(service: InProcess) -> None:
     assert (over["run_ids"], over["progress"]) == ([run["id"]], counts(total=1, completed=1))
 
 
-# BUG: POST /sweeps/{id}/runs takes `dry_run` (SweepRunCreate inherits it) and makes the run all the same.
 def test_a_dry_run_in_a_sweep_stores_nothing(alone: InProcess) -> None:
     sweep = alone.post("/sweeps/wild", {"name": "w", "goal": "g"})
     body = {"name": "one", "command": "true", "dry_run": True}

@@ -289,8 +289,7 @@ def test_a_session_of_another_leader_with_the_same_pid_is_another() -> None:
 
 
 def test_a_session_whose_new_leader_is_a_zombie_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    # BUG: zombies are left out before the leader's start time is compared: the PID was used again, that leader ended
-    # unreaped, and what it started would be taken for the run's, and killed.
+    # The PID was used again, that leader has ended unreaped, and what it started is not the run's.
     table = [Stat(500, "Z", 1, 500, 9_000), Stat(501, "S", 1, 500, 9_001)]
     monkeypatch.setattr("orchestrator.proc.all_processes", lambda: table)
     assert session_of(ProcessId(500, 100, boot_id())) == []

@@ -383,10 +383,10 @@ class Machine:
     takers: list[int]  # in which order users take what they were granted
     clock: float = 0.0
     arrived: int = 0
-    allowed: dict[int, frozenset[str]] = field(default_factory=dict)  # what each user's small requests may have
     busy: dict[str, int] = field(default_factory=dict)
     served: dict[int, float] = field(default_factory=dict)
     waiting: dict[int, list[Request]] = field(default_factory=dict)
+    allowed: dict[int, frozenset[str]] = field(default_factory=dict)  # what each user's small requests may have
 
     def arrive(self, uid: int, *requests: Request) -> None:
         self.waiting.setdefault(uid, []).extend(requests)
@@ -395,7 +395,7 @@ class Machine:
         for uid in self.holds:
             for _ in range(self.gpus - len(self.waiting.get(uid, []))):
                 self.arrived += 1
-                self.arrive(uid, Request(f"small{self.arrived}", size, self.clock, 0, self.allowed.get(uid)))
+                self.arrive(uid, Request(f"small{self.arrived}", size, self.clock, allowed=self.allowed.get(uid)))
 
     def step(self, patience: float) -> list[str]:
         """One decision, and all that was granted taken. The requests granted."""
@@ -408,7 +408,7 @@ class Machine:
         for grant in sorted(decision.grants, key=lambda grant: self.takers.index(owners[grant.request])):
             uid = owners[grant.request]
             self.clock += 0.001
-            if getattr(grant, "in_turn", True):  # as line.py notes it
+            if grant.in_turn:  # as line.py notes it
                 self.served[uid] = self.clock
             self.waiting[uid] = [request for request in self.waiting[uid] if request.id != grant.request]
             self.busy |= dict.fromkeys(grant.uuids, self.holds[uid])
@@ -435,5 +435,19 @@ def test_a_large_request_is_served_under_any_stream_of_small_ones(
     for _ in range(40):
         machine.refill(size)
         if "large" in machine.step(patience):
+            return
+    pytest.fail("40 steps, and the large request still waits")
+
+
+@pytest.mark.parametrize("takers", [[1, 2], [2, 1]])
+def test_a_large_request_is_served_though_its_user_is_served_elsewhere(takers: list[int]) -> None:
+    machine = Machine(4, {1: 1, 2: 1}, takers, allowed={1: frozenset(MACHINE[2:4])})
+    for _ in range(3):
+        machine.refill(1)
+        machine.step(3.5)
+    machine.arrive(1, Request("large", 2, machine.clock, allowed=frozenset(MACHINE[:2])))
+    for _ in range(40):
+        machine.refill(1)
+        if "large" in machine.step(3.5):
             return
     pytest.fail("40 steps, and the large request still waits")

@@ -313,7 +313,7 @@ def test_what_holds_no_record_has_nothing_new(tmp_path: Path, content: bytes) ->
 
 @pytest.mark.parametrize("kind", [0, 9, FULL])
 def test_a_hole_or_a_broken_frame_costs_no_memory(tmp_path: Path, kind: int) -> None:
-    # BUG: what is no frame is taken for a long record, and the whole file is read for it, at every look.
+    # What is no frame is not the beginning of a long record.
     path = tmp_path / "run-x.wandb"
     path.write_bytes(HEADER + FRAME.pack(0, 10, kind) + bytes(10 if kind == FULL else 0))
     os.truncate(path, 200 * 2**20)  # a hole, as a lost file server leaves it
@@ -347,7 +347,7 @@ def test_a_fifo_in_a_wandb_files_place_blocks_nobody(tmp_path: Path) -> None:
     got: list[Reading | None] = []
     reader = threading.Thread(target=lambda: got.append(read_log(path, 0)), daemon=True)
     reader.start()
-    reader.join(2)
+    reader.join(10)
     held_up = reader.is_alive()
     if held_up:  # let it go
         os.close(os.open(path, os.O_WRONLY))
