@@ -6,7 +6,7 @@ The statements are made once: building one costs more than running it, and each 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import bindparam, exists
+from sqlalchemy import bindparam, exists, literal_column
 from sqlalchemy import select as sql_select
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
@@ -31,11 +31,8 @@ _HANDED_OVER = col(Run.status).in_(LIVE) | (_QUEUED & col(Run.submission_id).is_
 HANDED_OVER: SelectOfScalar[Run] = select(Run).where(_HANDED_OVER)
 INTENTS = select(Submission).where(col(Submission.state) == "intent")
 
-_WAITING = (
-    sql_select(col(Run.lease_gpus) > 0, func.count())
-    .where(_QUEUED, col(Run.submission_id).is_(None))
-    .group_by(col(Run.lease_gpus) > 0)
-)
+_GPU = (col(Run.lease_gpus) > literal_column("0")).label("gpu")  # a bound 0 would be another expression to PostgreSQL
+_WAITING = sql_select(_GPU, func.count()).where(_QUEUED, col(Run.submission_id).is_(None)).group_by(_GPU)
 _LIMITED = select(Sweep.id, Sweep.parallel).where(
     col(Sweep.parallel).is_not(None),
     col(Sweep.id).in_(select(Run.sweep_id).where(_QUEUED, col(Run.sweep_id).is_not(None))),

@@ -122,7 +122,7 @@ def test_an_intent_that_was_never_carried_out_is_taken_back_and_carried_out(tmp_
         service.system.db.write(intend)  # and there the server ends
     with in_process(tmp_path / "home") as service:
         assert service.over(run["id"])["status"] == "finished"
-        assert service.log(run["id"]) == "1\n"
+        assert service.log(run["id"]) == "2\n"  # the first number is spent: nobody can use it any more
         assert any("never carried out" in event["message"] for event in service.events(run["id"]))
 
 
