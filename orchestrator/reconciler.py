@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 IDLE_LOOK = 5.0
 BUSY_LOOK = 1.0
 STOP_LOOK = 0.25
-GAP = 0.01  # at least; and at least as long as the last pass took: what comes in meanwhile is seen to in one pass
+GAP = 0.01  # after a pass that found nothing to do, as long again as it took: looking must not be all that is done
 HOLD_AFTER_REFUSAL = 5.0
 
 
@@ -79,7 +79,7 @@ class Reconciler:
     def _loop(self) -> None:
         while not self._closing:
             self._wakeup.clear()
-            begin = time.monotonic()
+            begin, commits = time.monotonic(), self._db.writer.commits
             try:
                 pause = self.once()
                 self.trouble = None
@@ -93,7 +93,7 @@ class Reconciler:
                 pause = BUSY_LOOK
             took = time.monotonic() - begin
             self._wakeup.wait(pause)
-            time.sleep(max(GAP, min(BUSY_LOOK, took)))
+            time.sleep(GAP if self._db.writer.commits != commits else max(GAP, min(BUSY_LOOK, took)))
 
     def once(self) -> float:
         """One pass. Answers after how many seconds the next is due if nothing wakes it."""

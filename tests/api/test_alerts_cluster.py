@@ -1,6 +1,7 @@
 """Alerts that want an answer, and what the machine is, over HTTP."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +23,23 @@ COUNTS = ("total", "running", "launching", "queued", "ready", "failed", "finishe
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
-    """One service for what is refused."""
+    """One service for all that looks at its own things alone."""
     with in_process(tmp_path_factory.mktemp("shared") / "home") as found:
+        yield found
+
+
+@pytest.fixture
+def service(shared: InProcess) -> InProcess:
+    """The shared one, on a machine that nobody has said anything of but that it has no GPUs."""
+    for wanted in (None, "cpu_only"):
+        shared.post("/cluster/detect", {"preferred_type": wanted})
+    return shared
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[InProcess]:
+    """One for a test that looks at everything."""
+    with in_process(tmp_path / "home") as found:
         found.post("/cluster/detect", {"preferred_type": "cpu_only"})
         yield found
 
@@ -46,17 +62,17 @@ def cluster(service: InProcess) -> Json:
 # -- alerts ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_alert_waits_for_its_answer(service: InProcess) -> None:
-    run = make(service, chat_session_id="chat")
-    alert_id = warn(service, run)
-    (alert,) = service.get("/alerts")
+def test_an_alert_waits_for_its_answer(alone: InProcess) -> None:
+    run = make(alone, chat_session_id="chat")
+    alert_id = warn(alone, run)
+    (alert,) = alone.get("/alerts")
     assert (alert["id"], alert["run_id"], alert["session_id"]) == (alert_id, run["id"], "chat")
     assert (alert["message"], alert["choices"], alert["severity"]) == ("loss is NaN", ["stop", "go on"], "critical")
     assert (alert["status"], alert["response"], alert["responded_at"]) == ("pending", None, None)
     assert alert["timestamp"] >= run["created_at"]
-    answer = service.post(f"/alerts/{alert_id}/respond", {"choice": "go on"})
+    answer = alone.post(f"/alerts/{alert_id}/respond", {"choice": "go on"})
     assert answer["response"] == "go on"
-    (answered,) = service.get("/alerts")
+    (answered,) = alone.get("/alerts")
     assert (answered["status"], answered["response"]) == ("resolved", "go on")
     assert answered["responded_at"] >= alert["timestamp"]
 
@@ -88,13 +104,13 @@ def test_an_alert_is_answered_once(shared: InProcess, second: str) -> None:
     assert (shared.get("/alerts"), shared.get("/events/latest", limit=1)) == before
 
 
-def test_alerts_are_listed_newest_first_and_filtered(service: InProcess) -> None:
-    one, two = make(service), make(service)
-    first, second, third = warn(service, one, "1"), warn(service, two, "2"), warn(service, one, "3")
-    service.post(f"/alerts/{second}/respond", {"choice": "stop"})
+def test_alerts_are_listed_newest_first_and_filtered(alone: InProcess) -> None:
+    one, two = make(alone), make(alone)
+    first, second, third = warn(alone, one, "1"), warn(alone, two, "2"), warn(alone, one, "3")
+    alone.post(f"/alerts/{second}/respond", {"choice": "stop"})
 
     def ids(**params: Any) -> list[str]:
-        return [alert["id"] for alert in service.get("/alerts", **params)]
+        return [alert["id"] for alert in alone.get("/alerts", **params)]
 
     assert ids() == [third, second, first]
     assert ids(limit=1) == [third]
@@ -134,8 +150,8 @@ def test_what_there_is_not_cannot_alert_or_be_answered(shared: InProcess, path: 
 # -- the cluster -------------------------------------------------------------------------------------------------------
 
 
-def test_the_cluster_shows_every_field_with_its_type(service: InProcess) -> None:
-    for answer in (service.get("/cluster"), service.post("/cluster/detect"), service.post("/cluster", {"notes": "n"})):
+def test_the_cluster_shows_every_field_with_its_type(alone: InProcess) -> None:
+    for answer in (alone.get("/cluster"), alone.post("/cluster/detect"), alone.post("/cluster", {"notes": "n"})):
         assert set(answer) == {"cluster", "run_summary"}
         for name, types in CLUSTER.items():
             assert isinstance(answer["cluster"][name], types), (name, answer["cluster"][name])
@@ -144,13 +160,13 @@ def test_the_cluster_shows_every_field_with_its_type(service: InProcess) -> None
         assert 0 <= answer["cluster"]["confidence"] <= 1
 
 
-def test_the_summary_counts_runs_that_are_not_archived(service: InProcess) -> None:
-    make(service)
-    hidden = make(service)
+def test_the_summary_counts_runs_that_are_not_archived(alone: InProcess) -> None:
+    make(alone)
+    hidden = make(alone)
     for command in ("true", "true", "false"):
-        service.over(service.run(command)["id"])
-    service.post(f"/runs/{hidden['id']}/archive")
-    summary = service.get("/cluster")["run_summary"]
+        alone.over(alone.run(command)["id"])
+    alone.post(f"/runs/{hidden['id']}/archive")
+    summary = alone.get("/cluster")["run_summary"]
     assert summary == {**dict.fromkeys(COUNTS, 0), "ready": 1, "finished": 2, "failed": 1, "total": 4}
 
 

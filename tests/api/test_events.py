@@ -338,12 +338,12 @@ COLUMNS = "id, at, actor, kind, subject, message"
         f"INSERT INTO events ({COLUMNS}) SELECT {COLUMNS} FROM events WHERE true ON CONFLICT (id) DO UPDATE SET at = 0",
     ],
 )
-def test_no_statement_changes_the_journal(service: InProcess, statement: str) -> None:
+def test_no_statement_changes_the_journal(shared: InProcess, statement: str) -> None:
     # SQLite fires no DELETE trigger for the rows that REPLACE takes away, unless recursive_triggers is on.
-    make(service)
-    before = service.get("/events/latest", limit=1000)
-    with closing(sqlite3.connect(service.settings.home / "orc.db")) as connection:
+    make(shared)
+    before = shared.get("/events/latest", limit=1000)
+    with closing(sqlite3.connect(shared.settings.home / "orc.db")) as connection:
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             connection.execute(statement)
         connection.rollback()
-    assert service.get("/events/latest", limit=1000) == before
+    assert shared.get("/events/latest", limit=1000) == before
