@@ -46,8 +46,12 @@ class Worker:
             return answer
 
     def close(self) -> None:
-        """Ends the helper."""
+        """Ends the helper; one that is well ends by itself when its input does."""
         with self._lock:
+            if self._process is not None and self._process.stdin is not None:
+                self._process.stdin.close()
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(timeout=2)
             self._kill()
 
     def _running(self) -> "subprocess.Popen[bytes]":

@@ -110,7 +110,7 @@ def test_the_seeds_own_fields_are_passed_over(world: World) -> None:
 
 
 OPTIONAL = ("/rerun", "/rerun-failed", "/approve", "/cluster/detect")
-NO_OBJECTS = [
+NO_OBJECTS: list[tuple[str, str, Any]] = [
     (method, path, wrong)
     for method, path, _ in BODIES
     for wrong in ([], "text", 7, None)
