@@ -110,11 +110,11 @@ def test_the_seeds_own_fields_are_passed_over(world: World) -> None:
 
 
 OPTIONAL = ("/rerun", "/rerun-failed", "/approve", "/cluster/detect")
-WRONG: tuple[Any, ...] = ([], "text", 7, None)
+NO_DICTS: tuple[Any, ...] = ([], "text", 7, None)
 NO_OBJECTS: list[tuple[str, str, Any]] = [
     (method, path, wrong)
     for method, path, _ in BODIES
-    for wrong in WRONG
+    for wrong in NO_DICTS
     if wrong is not None or not path.endswith(OPTIONAL)
 ]
 
