@@ -83,25 +83,25 @@ def test_an_alert_is_a_warning_unless_it_says_otherwise(service: InProcess) -> N
     assert service.get("/alerts")[0]["severity"] == "warning"
 
 
-def test_a_choice_that_was_not_offered_is_answered_with_those_that_were(shared: InProcess) -> None:
-    alert_id = warn(shared, make(shared))
-    before = shared.get("/alerts"), shared.get("/events/latest", limit=1)
-    status, detail = shared.refused("POST", f"/alerts/{alert_id}/respond", {"choice": "Stop"})
+def test_a_choice_that_was_not_offered_is_answered_with_those_that_were(service: InProcess) -> None:
+    alert_id = warn(service, make(service))
+    before = service.get("/alerts"), service.get("/events/latest", limit=1)
+    status, detail = service.refused("POST", f"/alerts/{alert_id}/respond", {"choice": "Stop"})
     assert status == 422
     assert detail[0]["choices"] == ["stop", "go on"]
     assert detail[0]["loc"] == ["body", "choice"]
-    assert (shared.get("/alerts"), shared.get("/events/latest", limit=1)) == before
+    assert (service.get("/alerts"), service.get("/events/latest", limit=1)) == before
 
 
 @pytest.mark.parametrize("second", ["stop", "go on"])
-def test_an_alert_is_answered_once(shared: InProcess, second: str) -> None:
-    alert_id = warn(shared, make(shared))
-    shared.post(f"/alerts/{alert_id}/respond", {"choice": "stop"})
-    before = shared.get("/alerts"), shared.get("/events/latest", limit=1)
-    status, detail = shared.refused("POST", f"/alerts/{alert_id}/respond", {"choice": second})
+def test_an_alert_is_answered_once(service: InProcess, second: str) -> None:
+    alert_id = warn(service, make(service))
+    service.post(f"/alerts/{alert_id}/respond", {"choice": "stop"})
+    before = service.get("/alerts"), service.get("/events/latest", limit=1)
+    status, detail = service.refused("POST", f"/alerts/{alert_id}/respond", {"choice": second})
     assert status == 409
     assert "stop" in detail
-    assert (shared.get("/alerts"), shared.get("/events/latest", limit=1)) == before
+    assert (service.get("/alerts"), service.get("/events/latest", limit=1)) == before
 
 
 def test_alerts_are_listed_newest_first_and_filtered(alone: InProcess) -> None:
@@ -128,21 +128,21 @@ def test_alerts_are_listed_newest_first_and_filtered(alone: InProcess) -> None:
         *[("severity", value) for value in ("bad", None)],
     ],
 )
-def test_an_alert_that_cannot_be_answered_is_refused(shared: InProcess, field: str, value: object) -> None:
-    run, before = make(shared), shared.get("/alerts")
+def test_an_alert_that_cannot_be_answered_is_refused(service: InProcess, field: str, value: object) -> None:
+    run, before = make(service), service.get("/alerts")
     body = {"message": "m", "choices": ["a"], field: value}
-    status, detail = shared.refused("POST", f"/runs/{run['id']}/alerts", body)
+    status, detail = service.refused("POST", f"/runs/{run['id']}/alerts", body)
     assert status == 422
     assert field in detail[0]["loc"]
-    assert shared.get("/alerts") == before
+    assert service.get("/alerts") == before
 
 
 @pytest.mark.parametrize(
     ("path", "body"),
     [("/runs/nope/alerts", {"message": "m", "choices": ["a"]}), ("/alerts/nope/respond", {"choice": "a"})],
 )
-def test_what_there_is_not_cannot_alert_or_be_answered(shared: InProcess, path: str, body: Json) -> None:
-    status, detail = shared.refused("POST", path, body)
+def test_what_there_is_not_cannot_alert_or_be_answered(service: InProcess, path: str, body: Json) -> None:
+    status, detail = service.refused("POST", path, body)
     assert status == 404
     assert "nope" in detail
 
@@ -256,9 +256,9 @@ def test_what_was_set_by_hand_outlasts_a_look_that_nobody_asked_for(service: InP
 
 
 @pytest.mark.parametrize("field", ["type", "status", "source", "node_count", "gpu_count", "details"])
-def test_a_field_by_hand_is_checked(shared: InProcess, field: str) -> None:
-    before = shared.get("/cluster")
-    status, detail = shared.refused("POST", "/cluster", {field: "nonsense"})
+def test_a_field_by_hand_is_checked(service: InProcess, field: str) -> None:
+    before = service.get("/cluster")
+    status, detail = service.refused("POST", "/cluster", {field: "nonsense"})
     assert status == 422
     assert field in detail[0]["loc"]
-    assert shared.get("/cluster") == before
+    assert service.get("/cluster") == before

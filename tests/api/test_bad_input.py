@@ -111,7 +111,8 @@ def test_the_seeds_own_fields_are_passed_over(world: World) -> None:
 
 OPTIONAL = ("/rerun", "/rerun-failed", "/approve", "/cluster/detect")
 NO_DICTS: tuple[Any, ...] = ([], "text", 7, None)
-NO_OBJECTS: list[tuple[str, str, Any]] = [
+NOT_OBJECTS: list[Any] = [[], "text", 7, None]
+NO_OBJECTS = [
     (method, path, wrong)
     for method, path, _ in BODIES
     for wrong in NO_DICTS
