@@ -40,7 +40,8 @@ unit: setup
 test: lint types imports
 	tests/packages.sh
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not alone" --cov --cov-report=
+	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=
 	$(BIN)/coverage report --skip-covered --fail-under=95
 
 test-gpu: setup

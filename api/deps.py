@@ -9,7 +9,7 @@ from sqlmodel import Session
 
 from api.answers import Json, Kept, dumps
 from orchestrator import idempotency
-from orchestrator.errors import Conflict
+from orchestrator.errors import BadInput
 from orchestrator.journal import Actor
 from orchestrator.wiring import System
 
@@ -78,7 +78,7 @@ def _once(
     ] = None,
 ) -> Once:
     if idempotency_key is not None and not idempotency_key.strip():
-        raise Conflict("The Idempotency-Key is empty: leave it out, or send one of your own making.")
+        raise BadInput("Idempotency-Key", "is empty: leave it out, or send one of your own making.")
     once = Once(system, actor, request.url.path, idempotency_key, body)
     once.recall()
     return once

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 IDLE_LOOK = 5.0
 BUSY_LOOK = 1.0
 STOP_LOOK = 0.25
+LAUNCH_LOOK = 0.1  # the start record is a file that nothing announces
 GAP = 0.01  # after a pass that found nothing to do, as long again as it took: looking must not be all that is done
 HOLD_AFTER_REFUSAL = 5.0
 
@@ -106,6 +107,8 @@ class Reconciler:
         pauses = self._start_waiting()
         if any(run.stop_requested_at is not None for run in live):
             pauses.append(STOP_LOOK)
+        if any(run.status == RunStatus.LAUNCHING for run in live):
+            pauses.append(LAUNCH_LOOK)
         pauses.append(BUSY_LOOK if live or self._held else IDLE_LOOK)
         return min(pauses)
 

@@ -19,6 +19,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.acceptance,
+    pytest.mark.alone,
     pytest.mark.skipif(os.geteuid() != 0, reason="Only root can act as several users."),
     pytest.mark.timeout(300),
 ]
@@ -119,7 +120,7 @@ def test_the_same_holds_when_servers_and_jobs_are_killed(machine: Machine) -> No
     first, second = machine.servers
     victim = machine.run(first, 1, 6.0)
     first.until(victim, "running")
-    wanted = submit(machine, (40, 40), seed=2)
+    wanted = submit(machine, (100, 100), seed=2)
     claim = next((first.home / "runs" / victim / "attempts" / "1").glob("claim")).read_text()
     job = int(claim.partition("pid=")[2].partition("\n")[0])
     os.kill(job, signal.SIGKILL)
