@@ -12,12 +12,12 @@ from orchestrator import ids, placement, runs
 from orchestrator.collector import Collector
 from orchestrator.db import Database
 from orchestrator.errors import OrcError
-from orchestrator.executors.base import Executor, JobHandle, Refusal, SubmissionSpec, Task, Watched
+from orchestrator.executors.base import Executor, JobHandle, Refusal, SubmissionSpec
 from orchestrator.gpuqueue import GpuQueue
 from orchestrator.journal import SERVICE, change, move, record
 from orchestrator.models import Run, Submission
-from orchestrator.resources import Resources
-from orchestrator.states import Evidence, Move, Reason, RunStatus, RunView, decide
+from orchestrator.states import Evidence, Move, Reason, RunStatus, decide
+from orchestrator.views import task_of, view_of, watched_of
 
 log = logging.getLogger(__name__)
 IDLE_LOOK = 5.0
@@ -377,28 +377,3 @@ def _note_waits(session: Session, waits: dict[str, str]) -> None:
             change(
                 session, run, SERVICE, "run.waiting", f"run:{run.id}", {"reason": str(Reason.GPU_WAIT)}, f"Waits: {why}"
             )
-
-
-def task_of(run: Run) -> Task:
-    """A run as its executor needs it."""
-    return Task(
-        run_id=run.id,
-        attempt=run.attempt,
-        command=run.command,
-        workdir=run.workdir,
-        resources=Resources.model_validate(run.resources),
-        env=run.env,
-        sweep_id=run.sweep_id,
-        gpus=run.lease_gpus,
-        hide_gpus=run.hide_gpus,
-    )
-
-
-def watched_of(run: Run) -> Watched:
-    """A run as its executor is asked about it."""
-    return Watched(run.id, run.attempt, JobHandle(run.executor, run.job) if run.job is not None else None)
-
-
-def view_of(run: Run) -> RunView:
-    """A run as ``decide`` sees it."""
-    return RunView(RunStatus(run.status), run.attempt, run.stop_requested_at is not None, run.reason, run.reported)

@@ -5,11 +5,8 @@ The kernel releases a lease when its last holder ends. Facts and reasons: docs/g
 
 import fcntl
 import json
-import logging
 import math
 import os
-import pwd
-import secrets
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -20,18 +17,13 @@ from typing import Any
 
 from orchestrator.errors import OrcError
 from orchestrator.executors.gpus import Gpu
+from orchestrator.executors.sharedfiles import LARGEST, NONSENSE, opened, read_shared, user_name, write_shared
 from orchestrator.executors.turns import Request, Ticket
 from orchestrator.filesystems import is_network, kind_of
 from orchestrator.proc import ProcessId, host_name
 
 SHARED = 0o1777
 TURN_PATIENCE = 2.0  # seconds to wait for the short common lock; without it only fairness suffers, never a lease
-
-
-# What another user's file may make of a parser.
-NONSENSE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
-LARGEST = 65536
-log = logging.getLogger(__name__)
 
 
 class LeaseFolderError(OrcError):
@@ -216,7 +208,7 @@ class LeaseFolder:
             "host": host_name(),
             **holder.dump(),
         }
-        _write_shared(self.note_path(uuid), json.dumps(text))
+        write_shared(self.note_path(uuid), json.dumps(text))
 
     def drop_note(self, uuid: str) -> None:
         """Takes our note away, if it is ours and there."""
@@ -248,7 +240,7 @@ class LeaseFolder:
 
     def mark_served(self) -> None:
         """Our user had a turn just now."""
-        _write_shared(self.path / f"served.{self.uid}", repr(time.time()))
+        write_shared(self.path / f"served.{self.uid}", repr(time.time()))
 
     def tickets(self, own: "TicketFile | None") -> list[Ticket]:
         """What everybody waits for; tickets of dead processes are passed over, our own dead ones removed."""
@@ -262,7 +254,7 @@ class LeaseFolder:
         return found
 
     def _foreign_ticket(self, path: Path) -> Ticket | None:
-        with _opened(path) as fd:
+        with opened(path) as fd:
             if fd is None:
                 return None
             uid = os.fstat(fd).st_uid
@@ -306,14 +298,6 @@ class TicketFile:
             self._fd = None
 
 
-def user_name(uid: int) -> str:
-    """The user's name, or the number where it has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
 def _lock_within(fd: int, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while True:
@@ -325,56 +309,6 @@ def _lock_within(fd: int, seconds: float) -> bool:
             time.sleep(0.002)
         else:
             return True
-
-
-def _write_shared(path: Path, text: str) -> None:
-    """A file of our own that all may read, replaced whole. It is only a note: where it cannot be, it is left out."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}")
-    try:
-        fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644)
-        with os.fdopen(fd, "w") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(text)
-        temporary.replace(path)
-    except OSError as error:
-        log.warning("%s could not be written: %s", path, error)
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class SharedText:
-    """What a file in the shared folder holds, and whose it is."""
-
-    uid: int
-    content: str
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int | None]:
-    """A file that anybody may have put there, opened without waiting for it; None for what is no plain file of the
-    user that its name tells (``kind.….uid`` or ``kind.uid.…``), or too large."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        yield None
-        return
-    try:
-        found = os.fstat(fd)
-        parts = path.name.split(".")
-        named = parts[1] if parts[0] == "ticket" else parts[-1]
-        plain = stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST and named == str(found.st_uid)
-        yield fd if plain else None
-    finally:
-        os.close(fd)
-
-
-def read_shared(path: Path) -> SharedText | None:
-    """A file of the shared folder, or None for what is none of ours to trust."""
-    with _opened(path) as fd:
-        if fd is None:
-            return None
-        return SharedText(os.fstat(fd).st_uid, os.pread(fd, LARGEST, 0).decode(errors="replace"))
 
 
 def _read_note(path: Path) -> Note | None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from orchestrator.executors.gpus import Gpu, GpuReading, busy_because, leasable
-from orchestrator.executors.leases import Lease, LeaseFolder, LeaseFolderError, Note, TicketFile, user_name
+from orchestrator.executors.leases import Lease, LeaseFolder, LeaseFolderError, Note, TicketFile
+from orchestrator.executors.sharedfiles import user_name
 from orchestrator.executors.turns import Grant, Request, Ticket, schedule
 from orchestrator.proc import ProcessId
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from orchestrator.executors.gpus import Gpu, GpuReading
-from orchestrator.executors.leases import LeaseFolder, LeaseFolderError, TicketFile, read_shared
+from orchestrator.executors.leases import LeaseFolder, LeaseFolderError, TicketFile
 from orchestrator.executors.line import LeasePolicy, Line, overview
+from orchestrator.executors.sharedfiles import read_shared
 from orchestrator.executors.turns import Request
 from orchestrator.proc import ProcessId
 
