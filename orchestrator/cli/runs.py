@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -155,7 +156,7 @@ def show(item: Annotated[str, typer.Argument(help="A run's or a sweep's id.")], 
         emit(found | {"events": events})
         return
     hidden = {"metricSeries", "metricKeys", "metrics", "metricSummary"}
-    table(("FIELD", "VALUE"), ((k, v) for k, v in found.items() if v not in (None, [], {}) and k not in hidden))
+    table(("FIELD", "VALUE"), _fields(found, hidden))
     if found.get("metricSummary"):
         print()
         summary = found["metricSummary"].items()
@@ -167,6 +168,19 @@ def show(item: Annotated[str, typer.Argument(help="A run's or a sweep's id.")], 
     table(("WHEN", "WHO", "WHAT", "WORDS"), ((ago(e["at"]), e["actor"], e["kind"], e["message"]) for e in events))
 
 
+def _fields(found: dict[str, Any], hidden: set[str]) -> Iterator[tuple[str, object]]:
+    """What there is to say, times and sizes as people read them."""
+    for name, value in found.items():
+        if value is None or value is False or value in ([], {}) or name in hidden:
+            continue
+        if name.endswith("_at"):
+            yield name, ago(value)
+        elif name.endswith("_bytes"):
+            yield name.removesuffix("_bytes"), f"{value / 2**20:.0f} MiB"
+        else:
+            yield name, value
+
+
 def _show_sweep(orc: Client, sweep_id: str, *, as_json: bool) -> None:
     found = orc.sweep(sweep_id)
     members = orc.runs(sweep_id=sweep_id, limit=1000)
@@ -174,7 +188,7 @@ def _show_sweep(orc: Client, sweep_id: str, *, as_json: bool) -> None:
         emit(found | {"runs": members})
         return
     hidden = {"run_ids"}
-    table(("FIELD", "VALUE"), ((k, v) for k, v in found.items() if v not in (None, [], {}) and k not in hidden))
+    table(("FIELD", "VALUE"), _fields(found, hidden))
     print()
     rows = ((r["id"], r["status"], r["reason"], r["name"], _took(r)) for r in reversed(members))
     table(("RUN", "STATUS", "REASON", "NAME", "TIME"), rows)
