@@ -99,6 +99,7 @@ def test_a_lost_answer_of_the_executor_is_adopted_not_repeated(tmp_path: Path, m
 
     def fail_twice(self: reconciler_module.Reconciler, *arguments: object, **named: object) -> None:
         if next(failures, False):
+            wait_until(lambda: list(tmp_path.glob("home/runs/*/attempts/1/claim")), "the job has taken the run")
             raise StorageError("The answer is lost.")
         answer(self, *arguments, **named)  # type: ignore[arg-type]  # passed on as they came
 
