@@ -236,11 +236,3 @@ def _series(metric: Metric) -> list[dict[str, float | None]]:
 
 def _first(by_key: dict[str, Metric], names: Iterable[str]) -> float | None:
     return next((by_key[name].last for name in names if name in by_key), None)
-
-
-def last_values(session: Session, run_ids: Iterable[str]) -> dict[str, dict[str, float | None]]:
-    """The last value of every metric of several runs, in one query."""
-    found: dict[str, dict[str, float | None]] = {}
-    for metric in session.exec(select(Metric).where(col(Metric.run_id).in_(list(run_ids)))):
-        found.setdefault(metric.run_id, {})[metric.key] = metric.last
-    return found

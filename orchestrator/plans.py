@@ -15,7 +15,6 @@ from orchestrator.models import Plan, Run, Sweep
 from orchestrator.planmarkdown import problems
 from orchestrator.shapes import PlanCreate, PlanUpdate
 
-STATUSES = ("draft", "approved", "executing", "completed", "archived")
 FOLLOWS: dict[str, tuple[str, ...]] = {
     "approved": ("draft",),
     "executing": ("approved",),

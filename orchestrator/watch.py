@@ -6,17 +6,13 @@ Everything that waits here also has a slower fallback; a kernel without pidfds o
 import ctypes
 import os
 import selectors
-import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 IN_DELETE = 0x00000200
-IN_MOVED_TO = 0x00000080
-IN_CREATE = 0x00000100
 IN_CLOEXEC = 0o2000000
 IN_NONBLOCK = 0o4000
-_EVENT = struct.Struct("iIII")
 
 
 class ProcessWatch:

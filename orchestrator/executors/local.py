@@ -22,7 +22,6 @@ from orchestrator.watch import ProcessWatch
 log = logging.getLogger(__name__)
 START_RECORD_SECONDS = 10.0
 FALLBACK_PATH = "/usr/local/bin:/usr/bin:/bin"
-GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
 
 
 class LocalExecutor:
