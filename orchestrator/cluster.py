@@ -1,15 +1,19 @@
 """The cluster in force: detected or set by hand, stored, detected again when asked and when its answer changes."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from sqlmodel import Session, col, func, select
 
 from orchestrator.db import Database
 from orchestrator.detect import LABELS, ClusterType, Detected, detect
+from orchestrator.errors import SchedulerUnavailable
 from orchestrator.executors.gpus import GpuReader, own_visible_devices
 from orchestrator.journal import SERVICE, Actor, change
 from orchestrator.models import Cluster, Run
+from orchestrator.slurm.facts import Facts, FactsReader
+from orchestrator.slurm.gate import Gate
 
 KEPT_BY_HAND = ("status", "head_node", "node_count", "gpu_count", "notes")
 SUMMARY = ("running", "launching", "queued", "ready", "failed", "finished")
@@ -18,9 +22,11 @@ SUMMARY = ("running", "launching", "queued", "ready", "failed", "finished")
 class ClusterService:
     """Knows what the machine is."""
 
-    def __init__(self, db: Database, reader: GpuReader, deadline: float) -> None:
+    def __init__(self, db: Database, reader: GpuReader, gate: Gate, facts: FactsReader, deadline: float) -> None:
         self._db = db
         self._reader = reader
+        self._gate = gate
+        self._facts = facts
         self._deadline = deadline
         self._known: Cluster | None = None
 
@@ -40,11 +46,34 @@ class ClusterService:
         self, actor: Actor = SERVICE, preferred: ClusterType | None = None, *, keep_preference: bool = True
     ) -> Cluster:
         """Looks now and stores what was seen. A preferred type overrides what was detected."""
-        seen = detect(self._deadline, self._reader.read, own_visible_devices())
+        seen = detect(self._gate, self._deadline, self._reader.read, own_visible_devices())
+        if seen.type == "slurm" and seen.status == "healthy":
+            seen = self._with_facts(seen, fresh=actor != SERVICE)
         self._known = self._db.write(
             lambda session: store(session, seen, actor, preferred, keep_preference=keep_preference)
         )
         return self._known
+
+    def _with_facts(self, seen: Detected, *, fresh: bool) -> Detected:
+        try:
+            facts = self._facts.read(fresh=fresh)
+        except SchedulerUnavailable as error:
+            return replace(seen, details=seen.details | {"slurm": {"notes": [error.message]}})
+        return replace(seen, details=seen.details | {"slurm": facts.public()})
+
+    def limits(self, *, fresh: bool = False) -> Facts:
+        """What the Slurm cluster allows; nothing is known of one that gives no answer: then all is accepted for now."""
+        try:
+            return self._facts.read(fresh=fresh)
+        except SchedulerUnavailable:
+            return Facts()
+
+    def degraded(self, trouble: str | None) -> None:
+        """Slurm gives no answer (any more), or again: told by who asks it all the time."""
+        known = self._known
+        if known is None or known.type != "slurm" or (known.status == "degraded") == (trouble is not None):
+            return
+        self.detect()
 
     def set(self, fields: dict[str, Any], actor: Actor) -> Cluster:
         """Sets fields by hand."""

@@ -1,22 +1,19 @@
 """What this machine is: a Slurm cluster, a GPU machine, a plain one. Each probe has a deadline and its own words."""
 
-import os
 import shutil
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from orchestrator.errors import SchedulerUnavailable
 from orchestrator.executors.gpus import Gpu, GpuReading
+from orchestrator.slurm.gate import Gate
 
 ClusterType = Literal["slurm", "local_gpu", "cpu_only"]
 TYPES: tuple[ClusterType, ...] = ("slurm", "local_gpu", "cpu_only")
-# Input variables would change what the commands answer; SLURM_CONF alone says where the cluster is. ORC_ variables may
-# hold secrets of the server.
-SCRUBBED = ("ORC_", "SBATCH_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_", "SLURM_")
 
 LABELS = {
     "slurm": ("Slurm cluster", "Runs are sbatch jobs; the scheduler hands out GPUs (--gres)."),
@@ -50,36 +47,18 @@ class Detected:
     details: dict[str, Any]
 
 
-def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a Slurm command: without the variables that would change its answer."""
-    return {name: value for name, value in environ.items() if name == "SLURM_CONF" or not name.startswith(SCRUBBED)} | {
-        "SLURM_TIME_FORMAT": "%s",
-        "SLURM_BITSTR_LEN": "0",
-    }
+SINFO_FIELDS = ("NodeList", "Partition", "StateComplete", "Gres", "GresUsed", "CPUsState", "Memory", "Features")
 
 
-def probe_sinfo(deadline: float) -> Probe:
+def probe_sinfo(gate: Gate, deadline: float) -> Probe:
     """Slurm's sinfo: absent, without a configuration (no Slurm), answering, or configured and silent (degraded)."""
     if shutil.which("sinfo") is None:
         return Probe("absent", "sinfo is not installed.")
-    command = ["sinfo", "-h", "-N", "-O", "NodeList:|,Partition:|,StateComplete:|,Gres:|,GresUsed:|,CPUsState:"]
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=deadline,
-            check=False,
-            env=slurm_environment(os.environ),
-        )
-    except subprocess.TimeoutExpired:
-        return Probe(
-            "broken", f"sinfo gave no answer within {deadline:g} s: the controller hangs or cannot be reached."
-        )
-    except OSError as error:
-        return Probe("broken", f"sinfo could not be run: {error}.")
-    return read_sinfo(done.returncode, done.stdout, done.stderr)
+        answer = gate.run(["sinfo", "-h", "-N", "-a", "-O", ",".join(f"{field}:|" for field in SINFO_FIELDS)], deadline)
+    except SchedulerUnavailable as error:
+        return Probe("broken", error.message)
+    return read_sinfo(answer.code, answer.output, answer.errors)
 
 
 def read_sinfo(code: int, output: str, errors: str) -> Probe:
@@ -100,26 +79,46 @@ def _nodes(output: str) -> dict[str, Any]:
     partitions: set[str] = set()
     for line in output.splitlines():
         cells = [cell.strip() for cell in line.split("|")]
-        if len(cells) < 6:
+        if len(cells) < len(SINFO_FIELDS):
             continue
-        name, partition, state, gres, used, cpus = cells[:6]
-        partitions.add(partition.rstrip("*"))
-        nodes[name] = {
-            "state": state,
-            "gres": gres,
-            "gpus": count_gres(gres),
-            "gpus_free": count_gres(gres) - count_gres(used),
-            "cpus": cpus,
-        }
-    types = sorted(
-        {
-            part.split(":")[1]
-            for n in nodes.values()
-            for part in map(_bare, _gpu_parts(n["gres"]))
-            if part.count(":") > 1
-        }
-    )
+        name, partition = cells[0], cells[1].rstrip("*")
+        partitions.add(partition)
+        if name not in nodes:
+            nodes[name] = _node(*cells[2:8])
+        nodes[name]["partitions"].append(partition)
+    types = sorted({kind for node in nodes.values() for kind in node["gpu_types"]})
     return {"nodes": nodes, "partitions": sorted(partitions), "gres_types": types}
+
+
+def _node(state: str, gres: str, used: str, cpus: str, memory: str, features: str) -> dict[str, Any]:
+    return {
+        "state": state,
+        "gres": gres,
+        "gpus": count_gres(gres),
+        "gpus_free": count_gres(gres) - count_gres(used),
+        "gpu_types": gpu_types(gres),
+        "cpus": cpus,
+        "cpus_total": _last_number(cpus),
+        "memory_mb": int(memory) if memory.isdigit() else 0,
+        "features": [] if features == "(null)" else features.split(","),
+        "partitions": [],
+    }
+
+
+def _last_number(text: str) -> int:
+    """CPUs in all, of sinfo's allocated/idle/other/total."""
+    last = text.rsplit("/", 1)[-1]
+    return int(last) if last.isdigit() else 0
+
+
+def gpu_types(text: str) -> dict[str, int]:
+    """How many GPUs of each type: ``gpu:a100:4(S:0-1)`` has four a100."""
+    found: dict[str, int] = {}
+    for part in map(_bare, _gpu_parts(text)):
+        words = part.split(":")
+        if len(words) == 3 and words[2].isdigit():
+            found[words[1]] = found.get(words[1], 0) + int(words[2])
+    return found
 
 
 def count_gres(text: str) -> int:
@@ -182,10 +181,10 @@ def classify(sinfo: Probe, gpu: Probe, gpus: list[Gpu]) -> Detected:
     return Detected("cpu_only", "healthy", 0.9, gpu.says, here, 1, 0, details)
 
 
-def detect(deadline: float, read_gpus: Callable[[], GpuReading], visible: str | None) -> Detected:
+def detect(gate: Gate, deadline: float, read_gpus: Callable[[], GpuReading], visible: str | None) -> Detected:
     """Runs every probe, at the same time, and says what the machine is."""
     with ThreadPoolExecutor(2) as pool:
-        slurm = pool.submit(_timed, lambda: (probe_sinfo(deadline), []))
+        slurm = pool.submit(_timed, lambda: (probe_sinfo(gate, deadline), []))
         local = pool.submit(_timed, lambda: probe_gpus(read_gpus, visible))
         sinfo, _ = slurm.result()
         gpu, gpus = local.result()

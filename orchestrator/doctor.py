@@ -23,6 +23,7 @@ from orchestrator.filesystems import is_network, kind_of
 from orchestrator.migrate import revisions
 from orchestrator.rundir import free_bytes
 from orchestrator.settings import Settings, provenance
+from orchestrator.slurm.gate import Gate
 
 Level = Literal["ok", "note", "warning", "error"]
 LOW_SPACE = 2**30
@@ -157,7 +158,9 @@ def _gpu_leases(settings: Settings) -> Iterator[Finding]:
 def _machine(settings: Settings) -> Iterator[Finding]:
     reader = GpuReader(settings.probe_deadline_seconds)
     try:
-        seen = detect(settings.probe_deadline_seconds, reader.read, own_visible_devices())
+        seen = detect(
+            Gate(settings.probe_deadline_seconds), settings.probe_deadline_seconds, reader.read, own_visible_devices()
+        )
     finally:
         reader.close()
     yield Finding("machine", "ok" if seen.status == "healthy" else "error", f"{seen.type}, {seen.status}. {seen.notes}")

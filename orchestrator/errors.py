@@ -11,6 +11,7 @@ OrcError
 ├── StorageError      503  the database cannot be written or read just now
 ├── ServerRunning     409  another server serves this database
 ├── ProbeFailed       503  a helper process died, hung or answered nonsense
+├── SchedulerUnavailable 503  Slurm gives no answer: down, hung, not to be reached
 ├── ServerUnreachable   -  client side: no server answers
 └── UntrustedServer     -  client side: what answers is not the user's own server
 """
@@ -102,6 +103,12 @@ class ServerRunning(OrcError):
 
 class ProbeFailed(OrcError):
     """A helper process died, hung or answered nonsense."""
+
+    status = 503
+
+
+class SchedulerUnavailable(OrcError):
+    """Slurm gives no answer: down, hung, not to be reached. What was asked may have been carried out all the same."""
 
     status = 503
 

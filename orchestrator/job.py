@@ -1,8 +1,8 @@
 """Runs beside the job: claim, start record, log, signals, exit record.
 
-One file, standard library only, Python >= 3.6, started as ``python -I -S job.py RUN_DIR ATTEMPT``. It knows
-nothing but the run directory (docs/run-directory.md). Nothing is imported before the command starts that is
-not needed for that: this costs every job.
+One file, standard library only, Python >= 3.6, started as ``python -I -S job.py RUN_DIR ATTEMPT`` or, by a Slurm job,
+as ``job.py --submission FOLDER``. It knows nothing but these directories (docs/run-directory.md). Nothing is imported
+before the command starts that is not needed for that: this costs every job.
 """
 
 import os
@@ -10,7 +10,9 @@ import signal
 import sys
 import time
 
-WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
+ALLOCATED = (b"SLURM", b"CUDA_", b"ROCR_", b"HIP_", b"GPU_DEVICE", b"ZE_AFFINITY", b"PMI", b"TMPDIR")
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 RECORD_BYTES = 4096  # reserved for the exit record at the start, so that a full disk cannot swallow it
 LONGEST_SAMPLE = 1.0
@@ -19,13 +21,16 @@ KILL_SPACING = 0.05
 
 def main(argv: "list[str]") -> int:
     """Executes one attempt of one run, if nobody else has. Returns job.py's own exit status."""
-    run_dir, attempt = argv[1], int(argv[2])
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-    folder = os.path.join(run_dir, "attempts", str(attempt))
-    if not claim(folder):
-        sys.stderr.write("This attempt is claimed by another job: nothing to do.\n")
+    run_dir, first = task_of(argv[2]) if argv[1] == "--submission" else (argv[1], int(argv[2]))
+    attempt = take(run_dir, first)
+    if attempt is None:
+        sys.stderr.write("This attempt is claimed by another job, or taken back: nothing to do.\n")
         return 0
+    folder = folder_of(run_dir, attempt)
     settings, env = read_launch(os.path.join(folder, "launch"))
+    if attempt != first:
+        env.update({b"ORC_ATTEMPT": str(attempt).encode(), b"WANDB_RESUME": b"allow"})
     job = Job(run_dir, folder, attempt, settings, env)
     job.reserve()
     if settings.get("subreaper") == "1":
@@ -37,12 +42,60 @@ def main(argv: "list[str]") -> int:
         return 1
     job.watch()
     job.finish()
-    return 0
+    return job.exit_status()
+
+
+def folder_of(run_dir: str, attempt: int) -> str:
+    return os.path.join(run_dir, "attempts", str(attempt))
+
+
+def task_of(submission: str) -> "tuple[str, int]":
+    """The run directory and attempt of this array task (of a job that is no array: of the only one)."""
+    with open(os.path.join(submission, "tasks"), "rb") as file:
+        tasks = file.read().split(b"\0")
+    attempt, _, run_dir = tasks[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))].partition(b" ")
+    return os.fsdecode(run_dir), int(attempt)
+
+
+def take(run_dir: str, attempt: int) -> "int | None":
+    """Claims the attempt. A job that Slurm has requeued finds its own claim and goes on to the next one.
+
+    Whether there is a next one by this job is decided once, by who makes ``next``: the job, or the service.
+    """
+    while not claim(folder_of(run_dir, attempt)):
+        held = read_lines(os.path.join(folder_of(run_dir, attempt), "claim"))
+        job_id, restart = os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        if not job_id or held.get("job_id") != job_id or int(held.get("restart", "0")) >= restart:
+            return None
+        following = os.path.join(folder_of(run_dir, attempt), "next")
+        if not link_whole(following, "by=job\njob_id={}\nrestart={}\n".format(job_id, restart)):
+            if read_lines(following).get("job_id") != job_id:
+                return None
+        prepare_next(folder_of(run_dir, attempt), folder_of(run_dir, attempt + 1))
+        attempt += 1
+    return attempt
+
+
+def prepare_next(before: str, folder: str) -> None:
+    """A requeued job's next attempt is launched as the one before."""
+    if not os.path.isdir(folder):
+        os.mkdir(folder, 0o700)
+    with open(os.path.join(before, "launch"), "rb") as file:
+        text = file.read()
+    mine = os.path.join(folder, "launch.{}.{}".format(os.uname().nodename, os.getpid()))
+    fd = os.open(mine, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    os.write(fd, text)
+    os.close(fd)
+    os.rename(mine, os.path.join(folder, "launch"))
+
+
+def read_lines(path: str) -> "dict[str, str]":
+    with open(path, errors="replace") as file:
+        return dict(line.rstrip("\n").partition("=")[::2] for line in file)
 
 
 def claim(folder: str) -> bool:
-    """Makes ``claim`` with its whole content, or finds that it exists: link(2) is atomic on NFS too."""
-    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    """Makes ``claim`` with its whole content, or finds that it exists."""
     text = "pid={}\nstart_ticks={}\nboot={}\nhost={}\nat={}\njob_id={}\nrestart={}\n".format(
         os.getpid(),
         start_ticks(os.getpid()),
@@ -50,14 +103,19 @@ def claim(folder: str) -> bool:
         os.uname().nodename,
         time.time(),
         os.environ.get("SLURM_JOB_ID", ""),
-        restart,
+        os.environ.get("SLURM_RESTART_COUNT", "0"),
     )
-    mine = os.path.join(folder, "claim.{}.{}".format(os.uname().nodename, os.getpid()))
+    return link_whole(os.path.join(folder, "claim"), text)
+
+
+def link_whole(path: str, text: str) -> bool:
+    """Makes a file with its whole content; False where there is one: link(2) is atomic on NFS too."""
+    mine = "{}.{}.{}".format(path, os.uname().nodename, os.getpid())
     fd = os.open(mine, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     os.write(fd, text.encode())
     os.close(fd)
     try:
-        os.link(mine, os.path.join(folder, "claim"))
+        os.link(mine, path)
         return True
     except FileExistsError:
         # An NFS server may have made the link and lost its answer: the link count tells.
@@ -205,6 +263,11 @@ class Job:
         limit = settings.get("time_limit")
         self.limit = float(limit) if limit else None
         self.grace = float(settings.get("grace", "10"))
+        name, _, ahead = settings.get("signal", "").partition("@")
+        self.warning = getattr(signal, "SIG" + name) if name else None
+        self.warn_after = self.limit - float(ahead) if self.limit is not None and name else None  # type: float | None
+        self.heartbeat = float(settings.get("heartbeat", "0"))
+        self.beat_at = time.monotonic() + self.heartbeat
 
     # -- records ---------------------------------------------------------------------------------------------------
 
@@ -255,7 +318,7 @@ class Job:
             "start_ticks": start_ticks(os.getpid()),
             "command_pid": self.pid,
             "command_start_ticks": start_ticks(self.pid),
-            "gpus": json.loads(os.environ.get("ORC_GPUS", "[]")),
+            "gpus": self.gpus(),
         }
         try:
             with open(self.path("started.json.tmp"), "w") as file:
@@ -263,6 +326,17 @@ class Job:
             os.rename(self.path("started.json.tmp"), self.path("started.json"))
         except OSError as error:  # the run goes on; the claim tells that it started
             sys.stderr.write("started.json could not be written: {}\n".format(error))
+
+    def gpus(self) -> "list[dict[str, object]]":
+        """Those leased for this run, or those of Slurm's allocation (indices of this node)."""
+        import json
+
+        if "ORC_GPUS" in os.environ:
+            return list(json.loads(os.environ["ORC_GPUS"]))
+        indices = os.environ.get("SLURM_JOB_GPUS", "").split(",") if self.settings.get("scheduler") == "slurm" else []
+        return [
+            {"index": int(index), "node": os.environ.get("SLURMD_NODENAME")} for index in indices if index.isdigit()
+        ]
 
     # -- the command -----------------------------------------------------------------------------------------------
 
@@ -272,6 +346,8 @@ class Job:
         for name, value in os.environb.items():
             if name.startswith(b"ORC_ALLOC_"):
                 env[name[len(b"ORC_ALLOC_") :]] = value
+            elif self.settings.get("scheduler") == "slurm" and name.startswith(ALLOCATED):
+                env[name] = value
         return env
 
     def start(self) -> None:
@@ -279,7 +355,7 @@ class Job:
         log = os.open(self.path("output.log"), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
         nothing = os.open("/dev/null", os.O_RDONLY)
         shell = self.settings.get("shell", "/bin/bash")
-        argv = [shell, "--noprofile", "--norc", os.path.join(self.run_dir, "wrapper.sh")]
+        argv = [shell, "--noprofile", "--norc", os.path.join(self.run_dir, self.settings.get("script", "wrapper.sh"))]
         os.chdir(self.settings.get("workdir") or self.run_dir)
         self.started_at = time.time()
         self.clock = time.monotonic()
@@ -325,10 +401,18 @@ class Job:
                 self.peak = max(self.peak, memory_of(tree(os.getpid())))
                 spacing = min(LONGEST_SAMPLE, spacing * 1.5)
                 sample_at = now + spacing
+            if self.warn_after is not None and now - self.clock >= self.warn_after and self.status is None:
+                self.warn_after = None
+                self.pass_on(self.warning)
+            if self.heartbeat and now >= self.beat_at:
+                self.beat(now)
             got = signal.sigtimedwait(WATCHED, max(0.0, self.next_look(sample_at) - time.monotonic()))
             if got is not None and got.si_signo in STOPPING:
                 self.stopped = True
-                self.terminate(time.monotonic())
+                # Slurm has sent TERM to every process of the job itself: twice would be once too often.
+                self.terminate(time.monotonic(), tell=self.settings.get("scheduler") != "slurm")
+            elif got is not None and got.si_signo in PASSED_ON:
+                self.pass_on(got.si_signo)
             self.reap()
             if self.status is not None and not self.leftovers():
                 return
@@ -339,12 +423,41 @@ class Job:
             looks.append(self.clock + self.limit)
         if self.kill_at is not None:
             looks.append(self.kill_at)
+        if self.warn_after is not None:
+            looks.append(self.clock + self.warn_after)
+        if self.heartbeat:
+            looks.append(self.beat_at)
         return min(looks)
 
-    def terminate(self, now: float) -> None:
+    def beat(self, now: float) -> None:
+        """Says that this job lives, where no process table can be looked at; and sees whether it is to end."""
+        self.beat_at = now + self.heartbeat
+        try:
+            os.utime(self.path("claim"))
+            if os.path.exists(self.path("stop")) and not self.stopped:
+                self.stopped = True
+                self.terminate(now)
+        except OSError:
+            pass  # the file system is away: told at the next beat
+
+    def pass_on(self, number: "int | None") -> None:
+        """Hands a signal to the command itself: to whoever catches it, from the shell down, and nobody below those.
+
+        A shell that does not catch it would only die of it.
+        """
+        todo = [self.pid]
+        while todo and number is not None:
+            pid = todo.pop()
+            if catches(pid, number):
+                signal_all([pid], number)
+            else:
+                todo += children(pid) or []
+
+    def terminate(self, now: float, tell: bool = True) -> None:
         """TERM to the whole tree, once; KILL follows after the grace."""
         if self.kill_at is None:
-            signal_all(tree(os.getpid()), signal.SIGTERM)
+            if tell:
+                signal_all(tree(os.getpid()), signal.SIGTERM)
             signal_all(tree(os.getpid()), signal.SIGCONT)
             self.kill_at = now + self.grace
 
@@ -376,7 +489,8 @@ class Job:
         killed = os.WIFSIGNALED(self.status)
         code = None if killed else os.WEXITSTATUS(self.status)
         number = os.WTERMSIG(self.status) if killed else None
-        largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        largest = used.ru_maxrss * 1024
         cgroup_peak = self.cgroup_peak()
         by_kill = (number == 9 or code == 137) and not self.stopped and not self.timed_out
         self.write_exit(
@@ -390,10 +504,17 @@ class Job:
                 "timed_out": self.timed_out,
                 "peak_memory_bytes": cgroup_peak or max(self.peak, largest),
                 "memory_source": "cgroup" if cgroup_peak else "sampled",
+                "cpu_seconds": round(used.ru_utime + used.ru_stime, 3),
                 "oom_kills": oom_kills() - self.ooms if by_kill else 0,
             }
         )
         self.release()
+
+    def exit_status(self) -> int:
+        """0 for the local executor; under Slurm the command's own, so that its records and RequeueExit are right."""
+        if self.settings.get("scheduler") != "slurm" or self.status is None:
+            return 0
+        return 128 + os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else os.WEXITSTATUS(self.status)
 
     def cgroup_peak(self) -> "int | None":
         """memory.peak of the job's own cgroup (v2), where it has one apart from its launcher's."""
@@ -454,6 +575,18 @@ def fork_spawn(
         os.execve(argv[0], argv, env)
     finally:
         os._exit(127)
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for the signal (SigCgt in /proc/PID/status)."""
+    try:
+        with open("/proc/{}/status".format(pid), "rb") as file:
+            for line in file:
+                if line.startswith(b"SigCgt:"):
+                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    except OSError:
+        pass  # it ended meanwhile
+    return False
 
 
 def signal_all(pids: "list[int]", number: int) -> None:

@@ -41,6 +41,15 @@ class Run(SQLModel, table=True):
     created_by: str = ""
 
     executor: str = "local"
+    profile: str | None = None
+    environment: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    retry: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    signal_before_end: str | None = None
+    launch: str | None = None
+    container: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    snapshot: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    git: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    ask_key: str = ""
     resources: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     env: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     gpuwrap_config: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
@@ -49,6 +58,12 @@ class Run(SQLModel, table=True):
     cpus: int = 1
 
     attempt: int = 0
+    retries: int = 0
+    not_before: float = 0.0
+    held: bool = False
+    wishes: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    history: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    scheduler: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     submission_id: str | None = None
     job: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     gpus: list[dict[str, Any]] | None = Field(default=None, sa_column=Column(JSON))
@@ -68,6 +83,10 @@ class Run(SQLModel, table=True):
     exit_code: int | None = None
     signal: int | None = None
     peak_memory_bytes: int | None = Field(default=None, sa_column=Column(BigInteger))
+    elapsed_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    cpu_seconds_given: float = 0.0
+    cpu_seconds: float | None = None
     run_dir: str | None = None
     wandb_dir: str | None = None
 
@@ -90,6 +109,7 @@ class Submission(SQLModel, table=True):
     executor: str
     run_ids: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     state: str = Field(default="intent", index=True)
+    throttle: int | None = None
     job: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     created_at: float = 0.0
     submitted_at: float | None = None

@@ -3,10 +3,11 @@
 The statements are made once: building one costs more than running it, and each pass runs them all.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import bindparam, exists, literal_column
+from sqlalchemy import Boolean, Float, bindparam, exists, literal_column
 from sqlalchemy import select as sql_select
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
@@ -16,6 +17,7 @@ from orchestrator.models import Dependency, Run, Submission, Sweep
 from orchestrator.states import LIVE, Reason, RunStatus
 
 WINDOW = 200
+SLURM_WINDOW = 4000
 
 _Parent = aliased(Run)
 _QUEUED = col(Run.status) == RunStatus.QUEUED
@@ -25,14 +27,25 @@ _UNMET = exists(
     .where(col(Dependency.run_id) == col(Run.id), col(_Parent.status) != RunStatus.FINISHED)
     .correlate(Run)
 )
+_MAY_START = ~col(Run.held) & (col(Run.not_before) <= bindparam("now", type_=Float))
 _WITH_ROOM = col(Run.sweep_id).is_(None) | col(Run.sweep_id).not_in(bindparam("full_sweeps", expanding=True))
 _HANDED_OVER = col(Run.status).in_(LIVE) | (_QUEUED & col(Run.submission_id).is_not(None))
 
-HANDED_OVER: SelectOfScalar[Run] = select(Run).where(_HANDED_OVER)
+
+def _handed_over(*, waiting: bool) -> SelectOfScalar[Run]:
+    among = _HANDED_OVER if waiting else col(Run.status).in_(LIVE)
+    return select(Run).where(among, col(Run.executor) == bindparam("executor"))
+
+
+_WATCHED = {waiting: _handed_over(waiting=waiting) for waiting in (False, True)}
 INTENTS = select(Submission).where(col(Submission.state) == "intent")
 
 _GPU = (col(Run.lease_gpus) > literal_column("0")).label("gpu")  # a bound 0 would be another expression to PostgreSQL
-_WAITING = sql_select(_GPU, func.count()).where(_QUEUED, col(Run.submission_id).is_(None)).group_by(_GPU)
+_WAITING = (
+    sql_select(col(Run.executor), _GPU, func.count())
+    .where(_QUEUED, col(Run.submission_id).is_(None))
+    .group_by(col(Run.executor), _GPU)
+)
 _LIMITED = select(Sweep.id, Sweep.parallel).where(
     col(Sweep.parallel).is_not(None),
     col(Sweep.id).in_(select(Run.sweep_id).where(_QUEUED, col(Run.sweep_id).is_not(None))),
@@ -42,11 +55,18 @@ _CPUS = sql_select(func.coalesce(func.sum(col(Run.cpus)), 0)).where(
     _HANDED_OVER, col(Run.executor) == "local", col(Run.lease_gpus) == 0
 )
 _UNEXPLAINED = (
-    sql_select(col(Run.id), col(Run.sweep_id), col(Run.lease_gpus), col(Run.reason), _UNMET)
+    sql_select(
+        *(col(Run.id), col(Run.sweep_id), col(Run.lease_gpus), col(Run.reason), _UNMET),
+        *(col(Run.executor), col(Run.held), col(Run.not_before)),
+    )
     .where(_QUEUED, col(Run.submission_id).is_(None))
     .where(
         col(Run.reason).is_(None)
         | ((col(Run.reason) == Reason.DEPENDENCY) & ~_UNMET)
+        | ((col(Run.reason) == Reason.HELD) & ~col(Run.held))
+        | (col(Run.held) & (col(Run.reason) != Reason.HELD))
+        | ((col(Run.reason) == Reason.CLUSTER_DEGRADED) & bindparam("slurm_well", type_=Boolean))
+        | ((col(Run.reason) == Reason.SLURM_WAIT) & ~bindparam("slurm_well", type_=Boolean))
         | ((col(Run.reason) == Reason.SWEEP_PARALLEL) & _WITH_ROOM)
     )
     .limit(WINDOW)
@@ -68,6 +88,7 @@ def _candidates(*, gpu: bool) -> SelectOfScalar[Run]:
             col(Run.executor) == "local",
             col(Run.submission_id).is_(None),
             col(Run.stop_requested_at).is_(None),
+            _MAY_START,
             col(Run.lease_gpus) > 0 if gpu else col(Run.lease_gpus) == 0,
             ~_UNMET,
             _WITH_ROOM,
@@ -78,14 +99,32 @@ def _candidates(*, gpu: bool) -> SelectOfScalar[Run]:
 
 
 _CANDIDATES = {gpu: _candidates(gpu=gpu) for gpu in (False, True)}
+_FOR_SLURM = (
+    select(Run)
+    .where(
+        _QUEUED,
+        col(Run.executor) == "slurm",
+        col(Run.submission_id).is_(None),
+        col(Run.stop_requested_at).is_(None),
+        _MAY_START,
+        ~_UNMET,
+        _WITH_ROOM,
+    )
+    .order_by(col(Run.priority).desc(), col(Run.queued_at), col(Run.seq))
+    .limit(SLURM_WINDOW)
+)
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """How many queued runs wait, without and with GPUs."""
+    """How many queued runs wait: here without and with GPUs, and to be submitted to Slurm."""
 
     cpu: int
     gpu: int
+    slurm: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.cpu or self.gpu or self.slurm)
 
 
 @dataclass
@@ -110,8 +149,13 @@ class Room:
 
 def waiting(session: Session) -> Waiting:
     """Whether anything waits at all."""
-    counts = {bool(row[0]): row[1] for row in session.connection().execute(_WAITING)}
-    return Waiting(counts.get(False, 0), counts.get(True, 0))
+    counts = {(row[0], bool(row[1])): row[2] for row in session.connection().execute(_WAITING)}
+    return Waiting(counts.get(("local", False), 0), counts.get(("local", True), 0), counts.get(("slurm", False), 0))
+
+
+def watched(session: Session, executor: str, *, waiting: bool) -> list[Run]:
+    """Runs that an executor has; without ``waiting`` only those that have left its line."""
+    return list(session.exec(_WATCHED[waiting], params={"executor": executor}))
 
 
 def room(session: Session) -> Room:
@@ -125,7 +169,20 @@ def room(session: Session) -> Room:
 
 def candidates(session: Session, *, gpu: bool, full_sweeps: Sequence[str]) -> list[Run]:
     """Queued runs whose dependencies are met and whose sweep has room: by priority, then in order of arrival."""
-    return list(session.exec(_CANDIDATES[gpu], params={"full_sweeps": list(full_sweeps)}))
+    return list(session.exec(_CANDIDATES[gpu], params={"full_sweeps": list(full_sweeps), "now": time.time()}))
+
+
+def for_slurm(session: Session, full_sweeps: Sequence[str]) -> list[Run]:
+    """The same, of those that go to Slurm."""
+    return list(session.exec(_FOR_SLURM, params={"full_sweeps": list(full_sweeps), "now": time.time()}))
+
+
+def unfinished(session: Session, sweep_id: str) -> int:
+    """How many of a sweep's runs are queued or handed over."""
+    found = session.exec(
+        select(func.count()).where(col(Run.sweep_id) == sweep_id, col(Run.status).in_([RunStatus.QUEUED, *LIVE]))
+    )
+    return int(found.one())
 
 
 def cpus_taken(session: Session) -> int:
@@ -138,13 +195,20 @@ def orphans_of_failure(session: Session) -> list[tuple[Run, Run]]:
     return [(run, failed) for run, failed in session.exec(_ORPHANS)]
 
 
-def unexplained(session: Session, full_sweeps: Sequence[str]) -> list[tuple[str, Reason]]:
+def unexplained(session: Session, full_sweeps: Sequence[str], *, slurm_well: bool) -> list[tuple[str, Reason]]:
     """Queued runs that have no reason yet (or one that no longer holds), with what they wait for."""
     found = []
-    for run_id, sweep_id, gpus, reason, waits in session.connection().execute(
-        _UNEXPLAINED, {"full_sweeps": list(full_sweeps)}
+    for run_id, sweep_id, gpus, reason, waits, executor, held, not_before in session.connection().execute(
+        _UNEXPLAINED, {"full_sweeps": list(full_sweeps), "slurm_well": slurm_well}
     ):
-        now = _reason(sweep_id, gpus, waits, full_sweeps)
+        if held:
+            now = Reason.HELD
+        elif not_before > time.time():
+            now = Reason.RETRYING
+        elif executor == "slurm" and not waits and sweep_id not in full_sweeps:
+            now = Reason.SLURM_WAIT if slurm_well else Reason.CLUSTER_DEGRADED
+        else:
+            now = _reason(sweep_id, gpus, waits, full_sweeps)
         if now != reason:
             found.append((run_id, now))
     return found

@@ -1,9 +1,9 @@
 """What a run asks for, validated once."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 _MEMORY = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*(?:([KMGT])(?:i?B)?)?", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -69,8 +69,22 @@ Memory = Annotated[str, AfterValidator(_checked_memory)]
 TimeLimit = Annotated[str | int | float, BeforeValidator(_checked_time)]
 
 
+# What may stand in a #SBATCH line: nothing that sbatch's own reading of quotes, a shell or a line end could make into
+# something else. The patterns are those of the Slurm manual's own names and lists.
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@+\-]{0,199}$")]
+Words = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@+,\-]{0,999}$")]
+Hosts = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,\[\]\-]{0,1999}$")]
+Features = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_(\[][A-Za-z0-9_.,&|()*\[\]:\-]{0,999}$")]
+Licenses = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:,|\-]{0,999}$")]
+Moment = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9:+./ \-]{0,99}$")]
+OptionName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9\-]{1,60}$")]
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,4096}$")]
+OptionText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.,:;=@+%/&|()*\[\]^~ \-]{1,1000}$")]
+
+
 class Resources(BaseModel):
-    """What a run asks for; ``gpus`` and ``cpus`` are per node, ``mem`` as "16G", ``time`` as "8:00:00" or minutes."""
+    """What a run asks for; ``gpus`` and ``cpus`` are per node, ``mem`` (per node) as "16G", ``time`` as "8:00:00" or
+    minutes. From ``nodes`` on they are Slurm's; ``slurm`` holds any other option of sbatch by its long name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,8 +92,45 @@ class Resources(BaseModel):
     cpus: int | None = Field(default=None, ge=1, le=65536)
     mem: Memory | None = None
     time: TimeLimit | None = None
+    gpu_type: Word | None = None
+    nodes: int | None = Field(default=None, ge=1, le=100_000)
+    tasks_per_node: int | None = Field(default=None, ge=1, le=65536)
+    partition: Words | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: Features | None = None
+    exclude: Hosts | None = None
+    nodelist: Hosts | None = None
+    reservation: Words | None = None
+    exclusive: bool | Word | None = None
+    begin: Moment | None = None
+    licenses: Licenses | None = None
+    slurm: dict[OptionName, bool | int | OptionText] | None = Field(default=None, max_length=50)
 
     @property
     def time_seconds(self) -> float | None:
         """The time limit in seconds."""
         return None if self.time is None else parse_time(self.time)
+
+    @property
+    def mem_bytes(self) -> int | None:
+        """The memory of each node in bytes."""
+        return None if self.mem is None else parse_memory(self.mem)
+
+    @property
+    def node_count(self) -> int:
+        """How many nodes; one unless more are asked for."""
+        return self.nodes or 1
+
+
+class Container(BaseModel):
+    """The image that the command runs in. ``binds``: as "/data" or "/data:/inside:ro"."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: Line
+    engine: Literal["apptainer", "pyxis"] = "apptainer"
+    binds: list[Line] = Field(default_factory=list, max_length=100)
+
+
+SLURM_ONLY = tuple(name for name in Resources.model_fields if name not in {"gpus", "cpus", "mem", "time"})

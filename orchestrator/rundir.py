@@ -25,6 +25,7 @@ class Claim:
     at: float
     job_id: str = ""
     restart: int = 0
+    withdrawn: bool = False
 
 
 class RunDir:
@@ -33,6 +34,8 @@ class RunDir:
     def __init__(self, runs_dir: Path, run_id: str) -> None:
         self.path = runs_dir / run_id
         self.command = self.path / "command.sh"
+        self.environment = self.path / "environment.sh"
+        self.launcher = self.path / "launch.sh"
         self.wrapper = self.path / "wrapper.sh"
         self.artifacts = self.path / "artifacts"
         self.metrics = self.path / "metrics.jsonl"
@@ -42,12 +45,23 @@ class RunDir:
         """The directory of one attempt."""
         return AttemptDir(self.path / "attempts" / str(number))
 
-    def prepare(self, command: str) -> None:
-        """Makes the directory with the command in it; may be done again."""
+    def latest(self, number: int) -> int:
+        """The attempt that a job submitted for ``number`` is at by now: requeued jobs go on to the next."""
+        while self.attempt(number).requeued():
+            number += 1
+        return number
+
+    def prepare(self, command: str, setup: str = "", launcher: str = "") -> None:
+        """Makes the directory with the command in it; may be done again. ``setup``: what the wrapper sources first."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.artifacts.mkdir(exist_ok=True)
         write_whole(self.command, command if command.endswith("\n") else command + "\n")
         write_whole(self.wrapper, wrapper_text())
+        for path, text in ((self.environment, setup), (self.launcher, launcher)):
+            if text:
+                write_whole(path, text)
+            else:
+                path.unlink(missing_ok=True)
 
     def standard_env(self, run_id: str, sweep_id: str | None, attempt: int) -> dict[str, str]:
         """What every run sees, whatever executes it."""
@@ -97,24 +111,42 @@ class AttemptDir:
         fields = dict(line.partition("=")[::2] for line in text.splitlines())
         try:
             process = ProcessId(int(fields["pid"]), int(fields["start_ticks"]), fields["boot"])
-            return Claim(process, fields["host"], float(fields["at"]), fields.get("job_id", ""), int(fields["restart"]))
+            return Claim(
+                process,
+                fields["host"],
+                float(fields["at"]),
+                fields.get("job_id", ""),
+                int(fields["restart"]),
+                fields.get("withdrawn") == "1",
+            )
         except (KeyError, ValueError):
             return Claim(ProcessId(0, 0, ""), host_name(), 0.0)
 
     def withdraw(self) -> bool:
         """Takes the attempt out of reach: a claim of nobody's, made as a job makes its own. False: a job was first."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mine = self.path / f"claim.withdrawn.{os.getpid()}"
-        write_whole(
-            mine, f"pid=0\nstart_ticks=0\nboot=\nhost={host_name()}\nat={time.time()}\nrestart=0\nwithdrawn=1\n"
-        )
+        text = f"pid=0\nstart_ticks=0\nboot=\nhost={host_name()}\nat={time.time()}\nrestart=0\nwithdrawn=1\n"
+        return _link(self.path / "claim", text) or "withdrawn=1" in _text(self.path / "claim")
+
+    def close(self) -> bool:
+        """Decides that no requeue of this attempt's job begins another: what follows is the service's. False: a
+        requeued job was first, and its attempt follows."""
+        return _link(self.path / "next", "by=service\n") or "by=service" in _text(self.path / "next")
+
+    def requeued(self) -> bool:
+        """Whether the attempt's own job goes on as the next attempt."""
+        return "by=job" in _text(self.path / "next")
+
+    def ask_to_stop(self) -> None:
+        """For a job that its scheduler has forgotten: job.py sees it at its next beat."""
+        (self.path / "stop").touch()
+
+    def beat(self) -> float | None:
+        """When job.py last said that it lives (epoch seconds), or None where it never began."""
         try:
-            os.link(mine, self.path / "claim")
-        except FileExistsError:
-            return "withdrawn=1" in (self.path / "claim").read_text(errors="replace")
-        finally:
-            mine.unlink()
-        return True
+            return (self.path / "claim").stat().st_mtime
+        except OSError:
+            return None
 
     def started(self) -> dict[str, Any] | None:
         """started.json, or None."""
@@ -145,6 +177,26 @@ class AttemptDir:
                 return file.read().decode("utf-8", "replace")
         except FileNotFoundError:
             return ""
+
+
+def _link(path: Path, text: str) -> bool:
+    """Makes a file with its whole content; False where there is one (link(2), on network file systems too)."""
+    mine = path.with_name(f"{path.name}.service.{os.getpid()}")
+    write_whole(mine, text)
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        return mine.stat().st_nlink == 2  # an NFS server may have made it and lost its answer
+    finally:
+        mine.unlink()
+    return True
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
 
 
 def write_whole(path: Path, text: str, mode: int = 0o600) -> None:

@@ -19,8 +19,9 @@ from orchestrator.journal import Actor, change, move, record
 from orchestrator.models import Alert, Dependency, Plan, Run, Sweep
 from orchestrator.settings import Settings
 from orchestrator.shapes import RunCreate, RunReport, RunRerun, RunTerms, RunUpdate
+from orchestrator.slurm.facts import Facts
 from orchestrator.states import LIVE, Move, Reason, RunStatus
-from orchestrator.terms import Terms, settle
+from orchestrator.terms import Machine, Terms, settle
 
 Row = TypeVar("Row", Sweep, Plan, Run, Alert)
 
@@ -28,6 +29,8 @@ PUBLIC = (
     *("id", "name", "command", "workdir", "status", "reason", "error", "is_archived", "sweep_id", "sweep_params"),
     *("plan_id", "parent_run_id", "origin_alert_id", "chat_session_id", "depends_on", "tags", "priority", "created_by"),
     *("executor", "resources", "env", "gpuwrap_config", "attempt", "gpus", "created_at", "queued_at", "launched_at"),
+    *("profile", "environment", "retry", "retries", "launch", "container", "snapshot", "git", "held", "history"),
+    *("scheduler", "elapsed_seconds", "gpu_seconds", "cpu_seconds_given", "cpu_seconds"),
     *("started_at", "ended_at", "stopped_at", "exit_code", "signal", "peak_memory_bytes", "run_dir", "wandb_dir"),
 )
 
@@ -42,7 +45,8 @@ def _shown(run: Any) -> dict[str, Any]:
     shown = {name: getattr(run, name) for name in PUBLIC}
     shown["stop_requested"] = run.stop_requested_at is not None
     process = (run.job or {}).get("process")
-    shown["scheduler"] = {"job_id": str(process["pid"]) if process else None} if run.job else None
+    if process is not None:
+        shown["scheduler"] = {"job_id": str(process["pid"])}
     return shown
 
 
@@ -155,9 +159,15 @@ class RunChecks:
     def terms(self, body: RunTerms) -> Terms:
         """What it gets here; the machine is looked at again before it is said that it cannot give that."""
         try:
-            return settle(body, self._cluster.known(), self._settings.local_cpus)
+            return settle(body, self._machine(fresh=False))
         except BadInput:
-            return settle(body, self._cluster.detect(), self._settings.local_cpus)
+            return settle(body, self._machine(fresh=True))
+
+    def _machine(self, *, fresh: bool) -> Machine:
+        cluster = self._cluster.detect() if fresh else self._cluster.known()
+        facts = self._cluster.limits(fresh=fresh) if cluster.type == "slurm" else Facts()
+        protected = self._settings.slurm_protected_options
+        return Machine(cluster, facts, self._settings.local_cpus, protected)
 
     def run_dir(self, run_id: str) -> str:
         """Where a run keeps its files."""
@@ -271,6 +281,54 @@ def stop(session: Session, run_id: str, actor: Actor) -> Run:
     return run
 
 
+def hold(session: Session, run_id: str, actor: Actor) -> Run:
+    """Keeps a run from starting until it is released; in Slurm's queue too. Raises BadTransition once it has begun."""
+    run = get(session, run_id)
+    if RunStatus(run.status) not in {RunStatus.READY, RunStatus.QUEUED}:
+        raise BadTransition(f"Run {run.id} is {run.status}; only a run that has not begun can be held.")
+    fields = {"held": True, "wishes": _wishes(run, "hold", without="release")}
+    change(session, run, actor, "run.held", f"run:{run.id}", fields)
+    return run
+
+
+def release(session: Session, run_id: str, actor: Actor) -> Run:
+    """Lets a held run start: by us, or by anybody in Slurm. Raises BadTransition for one that does not wait."""
+    run = get(session, run_id)
+    if RunStatus(run.status) not in {RunStatus.READY, RunStatus.QUEUED}:
+        raise BadTransition(f"Run {run.id} is {run.status}; only a run that has not begun can be released.")
+    fields = {"held": False, "wishes": _wishes(run, "release", without="hold")}
+    change(session, run, actor, "run.released", f"run:{run.id}", fields)
+    return run
+
+
+def requeue(session: Session, run_id: str, actor: Actor) -> Run:
+    """Begins a launching or running run again, from its place in the queue. Raises BadTransition for any other."""
+    run = get(session, run_id)
+    if RunStatus(run.status) not in LIVE:
+        raise BadTransition(f"Run {run.id} is {run.status}; only a launching or running run can be requeued.")
+    if run.stop_requested_at is not None:
+        raise BadTransition(f"Run {run.id} is being stopped.")
+    wishes = run.wishes | {"requeue": time.time()}
+    change(session, run, actor, "run.requeue_requested", f"run:{run.id}", {"wishes": wishes})
+    return run
+
+
+def prioritise(session: Session, run_id: str, priority: int, actor: Actor) -> Run:
+    """Another priority for a run that has not begun; in Slurm below zero is niceness, which is all a user may set."""
+    run = get(session, run_id)
+    if RunStatus(run.status) not in {RunStatus.READY, RunStatus.QUEUED}:
+        raise BadTransition(f"Run {run.id} is {run.status}; its priority decides nothing any more.")
+    fields = {"priority": priority, "wishes": _wishes(run, "priority")}
+    change(session, run, actor, "run.prioritised", f"run:{run.id}", fields)
+    return run
+
+
+def _wishes(run: Run, wish: str, without: str = "") -> dict[str, Any]:
+    """What is wished of the run's job, where it has one; a run that waits here needs no wish."""
+    kept = {name: at for name, at in run.wishes.items() if name not in {wish, without}}
+    return kept | {wish: time.time()} if run.submission_id is not None else kept
+
+
 def rerun_draft(checks: RunChecks, run: Run, body: RunRerun) -> Draft:
     """A new run like an old one, with what the body says otherwise."""
     wrap = body.gpuwrap_config.model_dump() if body.gpuwrap_config else run.gpuwrap_config
@@ -282,6 +340,13 @@ def rerun_draft(checks: RunChecks, run: Run, body: RunRerun) -> Draft:
             "sweep_id": run.sweep_id,
             "plan_id": run.plan_id,
             "parent_run_id": run.id,
+            "executor": run.executor,
+            "environment": run.environment,
+            "retry": run.retry,
+            "signal": run.signal_before_end,
+            "launch": run.launch,
+            "container": run.container,
+            "snapshot": run.snapshot is not None,
             "origin_alert_id": body.origin_alert_id,
             "chat_session_id": run.chat_session_id,
             "auto_start": body.auto_start,

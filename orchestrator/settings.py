@@ -47,6 +47,14 @@ class Settings(BaseSettings):
     gpu_reserve_after: float = Field(ge=0)
     gpu_busy_retry_seconds: float = Field(ge=0)
 
+    slurm_poll_floor_seconds: float = Field(ge=0.2, le=600)
+    slurm_poll_ceiling_seconds: float = Field(ge=1, le=3600)
+    slurm_command_deadline_seconds: float = Field(ge=1, le=300)
+    slurm_submit_deadline_seconds: float = Field(ge=1, le=600)
+    slurm_heartbeat_seconds: float = Field(ge=0.2, le=600)
+    slurm_lost_after_seconds: float = Field(ge=1, le=86_400)
+    slurm_protected_options: list[str]
+
     max_command_bytes: int = Field(ge=1, le=2_000_000)
     max_sweep_runs: int = Field(ge=1)
     max_artifact_listing: int = Field(ge=1)
@@ -58,6 +66,9 @@ class Settings(BaseSettings):
         object.__setattr__(self, "home", home)
         runs_dir = self.runs_dir if self.runs_dir != Path() else home / "runs"
         object.__setattr__(self, "runs_dir", runs_dir.expanduser().absolute())
+        floor, protected = tightened(home)
+        object.__setattr__(self, "slurm_poll_floor_seconds", max(floor, self.slurm_poll_floor_seconds))
+        object.__setattr__(self, "slurm_protected_options", sorted({*protected, *self.slurm_protected_options}))
         if not self.database_url:
             object.__setattr__(self, "database_url", f"sqlite:///{home / 'orc.db'}")
 
@@ -84,6 +95,17 @@ def toml_layers(home: Path) -> list[tuple[str, Path]]:
         ("site", SITE_FOLDER / "config.toml"),
         ("default", shipped("config") / "default.toml"),
     ]
+
+
+def tightened(home: Path) -> tuple[float, set[str]]:
+    """What the layers together demand: the highest poll floor of the site's and ours, all protected options."""
+    floor, protected = 0.0, set[str]()
+    for name, path in toml_layers(home):
+        layer = TomlConfigSettingsSource(Settings, path)()
+        if name == "site":
+            floor = max(floor, float(layer.get("slurm_poll_floor_seconds", 0.0)))
+        protected |= set(layer.get("slurm_protected_options", []))
+    return floor, protected
 
 
 def provenance(settings: Settings) -> dict[str, tuple[Any, str]]:

@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from orchestrator.resources import Resources
+from orchestrator.environments import EnvironmentAsked
+from orchestrator.resources import Container, Resources
 
 MAX_DEPTH = 100
 LARGEST = 1_000_000_000
@@ -85,9 +86,37 @@ class GpuwrapConfig(Body):
     retry_delay_seconds: float = Field(default=5.0, gt=0, le=600)
 
 
-class RunTerms(Body):
-    """What a run asks for, besides its command."""
+RetryReason = Literal["PREEMPTED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY", "NONZERO_EXIT", "SIGNAL", "LOST"]
 
+
+class Retry(Body):
+    """When a failed attempt is followed by another, on every executor.
+
+    ``max``: retries, not attempts. ``exit_codes``: these alone, besides the reasons in ``on``. ``memory_factor``: after
+    OUT_OF_MEMORY the next attempt asks for so much more (where ``resources.mem`` is set).
+    """
+
+    max: int = Field(default=1, ge=0, le=1000)
+    on: list[RetryReason] = Field(default=["PREEMPTED", "NODE_FAIL"], max_length=10)
+    exit_codes: list[Annotated[int, Field(ge=1, le=255)]] = Field(default_factory=list, max_length=255)
+    memory_factor: float = Field(default=2.0, ge=1.0, le=16.0)
+    delay_seconds: float = Field(default=0.0, ge=0, le=86_400)
+
+
+class RunTerms(Body):
+    """What a run asks for, besides its command.
+
+    ``signal``: "USR1@120" gives the command SIGUSR1 120 seconds before its time limit. ``launch``: how a run of several
+    nodes starts on them. ``snapshot``: the code is kept as it is now, and every attempt runs that.
+    """
+
+    profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$")] | None = None
+    environment: EnvironmentAsked | None = None
+    retry: Retry | None = None
+    signal: Annotated[str, Field(pattern=r"^USR[12]@[1-9][0-9]{0,4}$")] | None = None
+    launch: Literal["torchrun", "env"] | None = None
+    container: Container | None = None
+    snapshot: bool = False
     resources: Resources = Resources()
     executor: Literal["local", "slurm"] | None = None
     env: dict[EnvName, str] = Field(default_factory=dict, max_length=1000)
@@ -134,6 +163,12 @@ class RunRerun(Body):
     origin_alert_id: str | None = None
     gpuwrap_config: GpuwrapConfig | None = None
     resources: Resources | None = None
+
+
+class Priority(Body):
+    """POST /runs/{id}/priority. Higher goes first; below zero is niceness in Slurm."""
+
+    priority: int = Field(ge=-1_000_000, le=1_000_000)
 
 
 class RunReport(Body):

@@ -56,6 +56,13 @@ class Reason(StrEnum):
     SUBMIT_FAILED = "SUBMIT_FAILED"
     STOPPING = "STOPPING"
     ORPHANED = "ORPHANED"
+    HELD = "HELD"
+    SLURM_WAIT = "SLURM_WAIT"
+    SUBMIT_LIMIT = "SUBMIT_LIMIT"
+    REQUEUED = "REQUEUED"
+    RETRYING = "RETRYING"
+    SUSPENDED = "SUSPENDED"
+    FORGOTTEN = "FORGOTTEN"
 
     NONZERO_EXIT = "NONZERO_EXIT"
     SIGNAL = "SIGNAL"
@@ -67,6 +74,9 @@ class Reason(StrEnum):
     GPU_BUSY = "GPU_BUSY"
     PARENT_FAILED = "PARENT_FAILED"
     BAD_WORKDIR = "BAD_WORKDIR"
+    BAD_ENVIRONMENT = "BAD_ENVIRONMENT"
+    PREEMPTED = "PREEMPTED"
+    NODE_FAIL = "NODE_FAIL"
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,20 @@ class ExitRecord:
     reason: str | None = None
     peak_memory_bytes: int | None = None
     oom_kills: int = 0
+    started_at: float | None = None
+    cpu_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class SchedulerEnd:
+    """How the scheduler says that the job ended. ``state``: its own word; ``code`` and ``signal`` as it keeps them."""
+
+    state: str
+    code: int | None = None
+    signal: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +114,10 @@ class Evidence:
 
     ``alive`` is None where the look failed: a failed look is no evidence. ``orphaned``: job.py is
     dead while processes of the run live on. ``gpus``: those that the attempt says it has.
+
+    Of a scheduler: ``waiting`` in its line (again), ``suspended``, ``ended``; ``forgotten``: it knows nothing of the
+    job any more, which has never executed and now never can; ``scheduler``: what to show; ``previous``: how the
+    attempt ended that a requeue follows.
     """
 
     attempt: int
@@ -100,6 +128,12 @@ class Evidence:
     exit: ExitRecord | None = None
     refused: str | None = None
     gpus: tuple[dict[str, Any], ...] = ()
+    waiting: bool = False
+    suspended: bool = False
+    forgotten: str | None = None
+    ended: SchedulerEnd | None = None
+    scheduler: dict[str, Any] | None = None
+    previous: ExitRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -131,15 +165,21 @@ def can_move(before: RunStatus, after: RunStatus) -> bool:
 def decide(run: RunView, seen: Evidence) -> Move | None:
     """The move that the evidence calls for, or None.
 
-    An exit record of the present attempt ends the run, whatever else was seen. A dead job
-    without one is LOST. Evidence of an earlier attempt says nothing.
+    Evidence of an earlier attempt says nothing; that of a later one tells of a requeue. An exit record ends the run,
+    whatever else was seen; so does the scheduler's word. A dead job without either is LOST.
     """
-    if run.status.terminal or run.status is RunStatus.READY or seen.attempt != run.attempt:
+    if run.status.terminal or run.status is RunStatus.READY or seen.attempt < run.attempt:
         return None
-    if seen.exit is not None:
-        return _end(run, seen, seen.exit)
+    if seen.attempt > run.attempt:
+        return _requeued(run, seen)
+    if seen.exit is not None or seen.ended is not None:
+        return _end(run, seen, seen.exit, seen.ended)
     if seen.refused is not None and not run.stop_requested:
         return Move(RunStatus.FAILED, Reason.SUBMIT_REJECTED, seen.refused)
+    if seen.forgotten is not None:
+        return _forgotten(run, seen.forgotten)
+    if seen.waiting:
+        return _waits(run, seen)
     if seen.alive is None:
         return None
     if not seen.alive:
@@ -147,15 +187,56 @@ def decide(run: RunView, seen: Evidence) -> Move | None:
     return _alive(run, seen)
 
 
+def _requeued(run: RunView, seen: Evidence) -> Move:
+    """The scheduler has started the job again: its next attempt."""
+    reason = Reason.STOPPING if run.stop_requested else Reason.REQUEUED
+    fields: dict[str, Any] = {"attempt": seen.attempt, "gpus": None} | _scheduler(seen) | _previous(seen)
+    return Move(RunStatus.QUEUED, reason, "The scheduler has started the job again.", fields)
+
+
+def _waits(run: RunView, seen: Evidence) -> Move | None:
+    if run.stop_requested:
+        return None
+    if run.status is RunStatus.QUEUED:
+        if run.reason in {Reason.SLURM_WAIT, Reason.REQUEUED}:
+            return None
+        return Move(RunStatus.QUEUED, Reason.SLURM_WAIT, fields=_scheduler(seen))
+    fields: dict[str, Any] = {"gpus": None} | _scheduler(seen) | _previous(seen)
+    return Move(RunStatus.QUEUED, Reason.REQUEUED, "The scheduler has put the job back into its queue.", fields)
+
+
+def _previous(seen: Evidence) -> dict[str, Any]:
+    """How the attempt before ended: for the run's history."""
+    end = seen.previous
+    if end is None:
+        return {}
+    found = {"started_at": end.started_at, "ended_at": end.ended_at, "exit_code": end.code, "signal": end.signal}
+    return found | {"cpu_seconds": end.cpu_seconds}
+
+
+def _forgotten(run: RunView, said: str) -> Move:
+    if run.stop_requested:
+        return Move(RunStatus.STOPPED, Reason.CANCELLED)
+    return Move(RunStatus.QUEUED, Reason.FORGOTTEN, said, {"submission_id": None, "job": None, "scheduler": None})
+
+
 def _alive(run: RunView, seen: Evidence) -> Move | None:
-    reason = Reason.STOPPING if run.stop_requested else Reason.ORPHANED if seen.orphaned else None
+    reason = _why(run, seen)
     if seen.started_at is not None and run.status is not RunStatus.QUEUED:
         if run.status is RunStatus.RUNNING and run.reason == reason:
             return None
         return Move(RunStatus.RUNNING, reason, fields=_facts(seen))
     if run.status is RunStatus.QUEUED:
-        return Move(RunStatus.LAUNCHING, reason)
+        return Move(RunStatus.LAUNCHING, reason, fields=_scheduler(seen))
     return None
+
+
+def _why(run: RunView, seen: Evidence) -> Reason | None:
+    if run.stop_requested:
+        return Reason.STOPPING
+    if seen.orphaned:
+        return Reason.ORPHANED
+    return Reason.SUSPENDED if seen.suspended else None
 
 
 def _lost(run: RunView, seen: Evidence) -> Move:
@@ -164,7 +245,7 @@ def _lost(run: RunView, seen: Evidence) -> Move:
     code = (run.reported or {}).get("exit_code")
     if code is not None:
         told = ExitRecord(code=code, signal=None, ended_at=(run.reported or {}).get("at", 0.0))
-        return _end(run, seen, told)
+        return _end(run, seen, told, None)
     return Move(
         RunStatus.FAILED,
         Reason.LOST,
@@ -174,21 +255,74 @@ def _lost(run: RunView, seen: Evidence) -> Move:
     )
 
 
-def _end(run: RunView, seen: Evidence, end: ExitRecord) -> Move:
-    fields: dict[str, Any] = {"exit_code": end.code, "signal": end.signal, "ended_at": end.ended_at, **_facts(seen)}
-    if end.peak_memory_bytes is not None:
-        fields["peak_memory_bytes"] = end.peak_memory_bytes
-    status, reason, error = _judge(run, end)
+def _end(run: RunView, seen: Evidence, end: ExitRecord | None, told: SchedulerEnd | None) -> Move:
+    fields = _facts(seen)
+    if end is not None:
+        fields |= {"exit_code": end.code, "signal": end.signal, "ended_at": end.ended_at}
+        measured = {"peak_memory_bytes": end.peak_memory_bytes, "cpu_seconds": end.cpu_seconds}
+        fields |= {name: value for name, value in measured.items() if value is not None}
+    elif told is not None:
+        fields |= {"exit_code": told.code, "signal": told.signal}
+        fields |= {"ended_at": told.ended_at} if told.ended_at is not None else {}
+        fields |= {"started_at": told.started_at} if told.started_at is not None else {}
+    status, reason, error = _by_scheduler(run, end, told) or (
+        _judge(run, end) if end is not None else _without_record(told)
+    )
     return Move(status, reason, error, fields)
 
 
 def _facts(seen: Evidence) -> dict[str, Any]:
-    """What the start record tells."""
+    """What the start record and the scheduler tell."""
     facts: dict[str, Any] = {} if seen.started_at is None else {"started_at": seen.started_at}
-    return facts | ({"gpus": list(seen.gpus)} if seen.gpus else {})
+    return facts | ({"gpus": list(seen.gpus)} if seen.gpus else {}) | _scheduler(seen)
 
 
-def _judge(run: RunView, end: ExitRecord) -> tuple[RunStatus, Reason | None, str | None]:
+def _scheduler(seen: Evidence) -> dict[str, Any]:
+    return {} if seen.scheduler is None else {"scheduler": seen.scheduler}
+
+
+Verdict = tuple[RunStatus, Reason | None, str | None]
+_SCHEDULER_ENDS: dict[str, tuple[Reason, str]] = {
+    "TIMEOUT": (Reason.TIMEOUT, "The run reached its time limit (resources.time, or its partition's)."),
+    "DEADLINE": (Reason.TIMEOUT, "The job reached its deadline."),
+    "OUT_OF_MEMORY": (Reason.OUT_OF_MEMORY, "Slurm ended the job for memory (resources.mem)."),
+    "PREEMPTED": (Reason.PREEMPTED, "Slurm preempted the job for one of higher priority."),
+    **{
+        state: (Reason.NODE_FAIL, f"A node of the job failed ({state}).")
+        for state in ("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL")
+    },
+}
+
+
+def _by_scheduler(run: RunView, end: ExitRecord | None, told: SchedulerEnd | None) -> Verdict | None:
+    """Where the scheduler knows better than the exit record why a job ended. First match wins."""
+    if told is None or (end is not None and end.code == 0 and not end.stopped):
+        return None
+    if run.stop_requested:
+        return RunStatus.STOPPED, Reason.CANCELLED, None
+    if told.state in _SCHEDULER_ENDS:
+        return RunStatus.FAILED, *_SCHEDULER_ENDS[told.state]
+    if told.state == "CANCELLED":
+        return RunStatus.STOPPED, Reason.CANCELLED, told.said or "The job was cancelled in Slurm (scancel)."
+    return None
+
+
+def _without_record(told: SchedulerEnd | None) -> Verdict:
+    """The job ended and left no exit record: the scheduler's word is all there is."""
+    if told is None or told.state in {"COMPLETED", "REVOKED"}:
+        words = "The job ended and left no exit record: it was killed from outside, or its files could not be written."
+        return RunStatus.FAILED, Reason.LOST, words
+    if told.signal == 53:
+        words = "Slurm could not start the job (0:53): its output folder cannot be written from the compute node."
+        return RunStatus.FAILED, Reason.SUBMIT_REJECTED, words
+    if told.signal:
+        return RunStatus.FAILED, Reason.SIGNAL, f"The job was ended by signal {told.signal}."
+    if told.code:
+        return RunStatus.FAILED, Reason.NONZERO_EXIT, f"The job ended with exit code {told.code}. {told.said}".strip()
+    return RunStatus.FAILED, Reason.LOST, f"Slurm says {told.state}, and the job left no exit record."
+
+
+def _judge(run: RunView, end: ExitRecord) -> Verdict:
     """The one table from how a run ended to what it is called. First match wins."""
     if end.reason is not None and end.reason in Reason.__members__:
         return RunStatus.FAILED, Reason(end.reason), end.error

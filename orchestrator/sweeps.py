@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, move, record
 from orchestrator.models import Plan, Run, Sweep
 from orchestrator.runs import Draft, RunChecks
-from orchestrator.shapes import RunCreate, SweepCreate, SweepUpdate, SweepWild
+from orchestrator.shapes import RunCreate, RunTerms, SweepCreate, SweepUpdate, SweepWild
 from orchestrator.states import LIVE, Move, RunStatus
 
 PUBLIC = (
@@ -222,9 +222,7 @@ def create(session: Session, checks: RunChecks, made: SweepDraft, actor: Actor) 
     """A sweep and all its runs, in one transaction."""
     body = made.body
     names = ("name", "base_command", "parameters", "max_runs", "goal", "chat_session_id", "ui_config", "parallel")
-    template = body.model_dump(
-        include={"resources", "executor", "env", "tags", "priority", "gpuwrap_config"}, mode="json"
-    )
+    template = body.model_dump(include=set(RunTerms.model_fields), exclude_none=True, mode="json")
     sweep = _create(
         session,
         actor,
@@ -307,6 +305,16 @@ def stop(session: Session, sweep_id: str, actor: Actor) -> int:
     for run in found:
         runs.stop(session, run.id, actor)
     record(session, actor, "sweep.stop_requested", f"sweep:{sweep.id}", f"{len(found)} run(s) asked to stop.")
+    return len(found)
+
+
+def each(session: Session, sweep_id: str, statuses: Iterable[RunStatus], act: Callable[[Session, str], Run]) -> int:
+    """Does something to every run of a sweep that is in one of these statuses; answers how many."""
+    sweep = get(session, sweep_id)
+    wanted = col(Run.status).in_(list(statuses))
+    found = session.exec(select(Run.id).where(col(Run.sweep_id) == sweep.id, wanted).order_by(col(Run.seq))).all()
+    for run_id in found:
+        act(session, run_id)
     return len(found)
 
 

@@ -1,11 +1,26 @@
 """What a run asks for, held against what the machine has: decided once, when the run is made."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.errors import BadInput, Conflict
+from orchestrator.errors import BadInput
 from orchestrator.models import Cluster
+from orchestrator.resources import SLURM_ONLY
 from orchestrator.shapes import GpuwrapConfig, RunTerms
+from orchestrator.slurm import checks, options
+from orchestrator.slurm.facts import Facts
+from orchestrator.slurm.options import Ask
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is: the cluster in force, what Slurm allows, and how many CPUs runs get here."""
+
+    cluster: Cluster
+    facts: Facts
+    local_cpus: int
+    protected: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -26,33 +41,55 @@ def gpus_here(cluster: Cluster) -> int:
     return sum(gpu["uuid"] not in parents for gpu in gpus)
 
 
-def settle(body: RunTerms, cluster: Cluster, local_cpus: int) -> Terms:
+def settle(body: RunTerms, machine: Machine) -> Terms:
     """Where a run goes and what it holds there. Raises BadInput for what this machine cannot give."""
-    executor = body.executor or ("slurm" if cluster.type == "slurm" else "local")
-    if executor == "slurm":
-        raise Conflict(
-            'This version does not submit to Slurm yet. Name the executor ("executor": "local") to run on this '
-            'machine, or set the cluster\'s type by hand (POST /cluster/detect {"preferred_type": "cpu_only"}).'
-        )
+    executor = body.executor or ("slurm" if machine.cluster.type == "slurm" else "local")
+    if body.signal is not None and body.resources.time is None:
+        raise BadInput("signal", "comes a while before the time limit: set resources.time as well.")
+    return _slurm(body, machine) if executor == "slurm" else _local(body, machine)
+
+
+def _slurm(body: RunTerms, machine: Machine) -> Terms:
+    if machine.cluster.type != "slurm":
+        raise BadInput("executor", "There is no Slurm on this machine (POST /cluster/detect looks again).", ["local"])
+    ask = Ask(body.resources, body.signal, body.launch, max(0, -body.priority))
+    options.check(ask, frozenset(machine.protected))
+    checks.check_resources(body.resources, machine.facts, machine.cluster.details.get("nodes", {}))
+    return Terms("slurm", 0, False, body.resources.cpus or 1, _columns(body, "slurm") | {"ask_key": ask.key()})
+
+
+def _local(body: RunTerms, machine: Machine) -> Terms:
+    for name in SLURM_ONLY:
+        if getattr(body.resources, name) is not None and not (name == "nodes" and body.resources.nodes == 1):
+            raise BadInput(f"resources.{name}", "is Slurm's, and this run goes to this machine (executor local).")
+    if body.launch is not None:
+        raise BadInput("launch", "starts a run on several nodes: that is Slurm's (executor local has this machine).")
+    if body.container is not None and body.container.engine == "pyxis":
+        raise BadInput("container.engine", "pyxis is Slurm's; on this machine there is apptainer.", ["apptainer"])
     wrap = body.gpuwrap_config or GpuwrapConfig()
-    lease, hide = _gpus(body, wrap, cluster)
+    lease, hide = _gpus(body, wrap, machine.cluster)
     cpus = body.resources.cpus or 1
-    if cpus > local_cpus:
-        raise BadInput(
-            "resources.cpus", f"This machine gives {local_cpus} CPU(s) to runs, not {cpus}.", [f"1..{local_cpus}"]
-        )
-    columns = {
+    if cpus > machine.local_cpus:
+        most = machine.local_cpus
+        raise BadInput("resources.cpus", f"This machine gives {most} CPU(s) to runs, not {cpus}.", [f"1..{most}"])
+    columns = _columns(body, "local") | {"lease_gpus": lease, "hide_gpus": hide, "cpus": cpus}
+    return Terms("local", lease, hide, cpus, columns)
+
+
+def _columns(body: RunTerms, executor: str) -> dict[str, Any]:
+    return {
         "executor": executor,
-        "lease_gpus": lease,
-        "hide_gpus": hide,
-        "cpus": cpus,
+        "profile": body.profile,
+        "retry": body.retry.model_dump() if body.retry else None,
+        "signal_before_end": body.signal,
+        "launch": body.launch,
+        "container": body.container.model_dump() if body.container else None,
         "resources": body.resources.model_dump(exclude_none=True),
         "env": dict(body.env),
         "tags": list(body.tags),
         "priority": body.priority,
         "gpuwrap_config": body.gpuwrap_config.model_dump() if body.gpuwrap_config else None,
     }
-    return Terms(executor, lease, hide, cpus, columns)
 
 
 def _gpus(body: RunTerms, wrap: GpuwrapConfig, cluster: Cluster) -> tuple[int, bool]:

@@ -1,8 +1,9 @@
 """A run as those see it who know no database rows: its executor, and ``decide``."""
 
+from orchestrator.environments import Environment
 from orchestrator.executors.base import JobHandle, Task, Watched
 from orchestrator.models import Run
-from orchestrator.resources import Resources
+from orchestrator.resources import Container, Resources
 from orchestrator.states import RunStatus, RunView
 
 
@@ -12,18 +13,24 @@ def task_of(run: Run) -> Task:
         run_id=run.id,
         attempt=run.attempt,
         command=run.command,
-        workdir=run.workdir,
+        workdir=run.snapshot["workdir"] if run.snapshot is not None else run.workdir,
         resources=Resources.model_validate(run.resources),
         env=run.env,
         sweep_id=run.sweep_id,
         gpus=run.lease_gpus,
         hide_gpus=run.hide_gpus,
+        signal=run.signal_before_end,
+        launch=run.launch,
+        nice=max(0, -run.priority),
+        container=Container.model_validate(run.container) if run.container is not None else None,
+        environment=Environment.model_validate(run.environment) if run.environment is not None else None,
     )
 
 
 def watched_of(run: Run) -> Watched:
     """A run as its executor is asked about it."""
-    return Watched(run.id, run.attempt, JobHandle(run.executor, run.job) if run.job is not None else None)
+    job = JobHandle(run.executor, run.job) if run.job is not None else None
+    return Watched(run.id, run.attempt, job, stopping=run.stop_requested_at is not None)
 
 
 def view_of(run: Run) -> RunView:

@@ -1,6 +1,7 @@
 """Puts the parts together, once, for a server or for a single pass (``orc tick``)."""
 
 import os
+import pwd
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,13 +14,20 @@ from orchestrator.executors.gpus import GpuReader, own_visible_devices
 from orchestrator.executors.leases import LeaseFolder
 from orchestrator.executors.line import LeasePolicy, Line
 from orchestrator.executors.local import LocalExecutor
+from orchestrator.executors.preparing import Preparer
+from orchestrator.executors.slurm import SlurmExecutor, SlurmPolicy
 from orchestrator.gpuqueue import GpuQueue
 from orchestrator.migrate import migrate
 from orchestrator.proc import ProcessId
 from orchestrator.reconciler import Reconciler
 from orchestrator.runs import RunChecks
 from orchestrator.serverlease import Holding
-from orchestrator.settings import Settings
+from orchestrator.settings import SITE_FOLDER, Settings
+from orchestrator.slurm.facts import FactsReader
+from orchestrator.slurm.gate import Gate
+from orchestrator.slurm.poller import Cadence, Poller
+from orchestrator.slurm.script import Templates
+from orchestrator.slurmqueue import SlurmQueue
 from orchestrator.wandbfiles import WandbReader
 from orchestrator.watch import ProcessWatch
 
@@ -38,6 +46,8 @@ class System:
     line: Line
     reader: GpuReader
     watch: ProcessWatch
+    gate: Gate
+    slurm: SlurmExecutor
 
     def close(self) -> None:
         """Ends the loop, lets the database go. Runs go on."""
@@ -60,7 +70,9 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         db.close()
         raise
     reader = GpuReader(settings.probe_deadline_seconds)
-    cluster = ClusterService(db, reader, settings.probe_deadline_seconds)
+    gate = Gate(settings.slurm_command_deadline_seconds)
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    cluster = ClusterService(db, reader, gate, FactsReader(gate, user), settings.probe_deadline_seconds)
     line = make_line(settings, reader)
     reconciler: Reconciler | None = None
 
@@ -69,7 +81,10 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
             reconciler.wake()
 
     watch = ProcessWatch(wake)
-    local = LocalExecutor(settings.runs_dir, settings.stop_grace_seconds, settings.env_pass, watch)
+    templates = Templates(settings.home / "templates", SITE_FOLDER / "templates")
+    preparer = Preparer(settings.runs_dir, settings.env_pass, templates)
+    local = LocalExecutor(settings.runs_dir, settings.stop_grace_seconds, preparer, watch)
+    slurm = make_slurm(settings, gate, user, templates, preparer)
     gpus = GpuQueue(
         line,
         local.leases,
@@ -79,7 +94,15 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         _once(lambda: watch.add_folder(line.folder.path), wake),
     )
     collector = Collector(db, settings.runs_dir, WandbReader())
-    reconciler = Reconciler(db, {local.name: local}, settings.local_cpus, gpus, collector)
+    reconciler = Reconciler(
+        db,
+        {local.name: local, slurm.name: slurm},
+        settings.local_cpus,
+        gpus,
+        SlurmQueue(db, lambda: cluster.limits().max_array_size),
+        collector,
+        cluster.degraded,
+    )
     db.writer.on_commit(wake)
     return System(
         settings,
@@ -92,7 +115,21 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         line,
         reader,
         watch,
+        gate,
+        slurm,
     )
+
+
+def make_slurm(settings: Settings, gate: Gate, user: str, templates: Templates, preparer: Preparer) -> SlurmExecutor:
+    """The Slurm side; it asks nothing as long as there is nothing of ours in Slurm."""
+    cadence = Cadence(settings.slurm_poll_floor_seconds, settings.slurm_poll_ceiling_seconds)
+    policy = SlurmPolicy(
+        grace=settings.stop_grace_seconds,
+        lost_after=settings.slurm_lost_after_seconds,
+        heartbeat=settings.slurm_heartbeat_seconds,
+        submit_deadline=settings.slurm_submit_deadline_seconds,
+    )
+    return SlurmExecutor(settings.runs_dir, gate, Poller(gate, user, cadence), templates, preparer, policy)
 
 
 def make_line(settings: Settings, reader: GpuReader) -> Line:

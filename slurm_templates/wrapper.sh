@@ -26,4 +26,5 @@ if ! type -t module >/dev/null; then
   }
   ml() { module "$@"; }
 fi
+if [ -r "$ORC_RUN_DIR/environment.sh" ]; then . "$ORC_RUN_DIR/environment.sh"; fi
 . "$ORC_RUN_DIR/command.sh"

@@ -10,7 +10,7 @@ from orchestrator import runs
 from orchestrator.journal import Actor
 from orchestrator.models import Run
 from orchestrator.rundir import wrapper_text
-from orchestrator.shapes import RunCreate, RunReport, RunRerun, RunUpdate
+from orchestrator.shapes import Priority, RunCreate, RunReport, RunRerun, RunUpdate
 from orchestrator.states import RunStatus
 from orchestrator.wiring import System
 
@@ -90,6 +90,31 @@ def stop(system: Sys, actor: Who, run_id: str) -> Json:
     found = system.db.write(lambda session: runs.stop(session, run_id, actor))
     message = "Run stopped" if RunStatus(found.status).terminal else "Run is being stopped"
     return Json(acted(message, found))
+
+
+@router.post("/runs/{run_id}/hold")
+def hold(system: Sys, actor: Who, run_id: str) -> Json:
+    """Keeps a run from starting."""
+    return Json(acted("Run held", system.db.write(lambda session: runs.hold(session, run_id, actor))))
+
+
+@router.post("/runs/{run_id}/release")
+def release(system: Sys, actor: Who, run_id: str) -> Json:
+    """Lets a held run start."""
+    return Json(acted("Run released", system.db.write(lambda session: runs.release(session, run_id, actor))))
+
+
+@router.post("/runs/{run_id}/requeue")
+def requeue(system: Sys, actor: Who, run_id: str) -> Json:
+    """Begins a running run again as its next attempt."""
+    return Json(acted("Run is being requeued", system.db.write(lambda session: runs.requeue(session, run_id, actor))))
+
+
+@router.post("/runs/{run_id}/priority")
+def prioritise(system: Sys, actor: Who, run_id: str, body: Priority) -> Json:
+    """Another priority for a run that waits."""
+    found = system.db.write(lambda session: runs.prioritise(session, run_id, body.priority, actor))
+    return Json(acted("Priority changed", found))
 
 
 @router.post("/runs/{run_id}/rerun")

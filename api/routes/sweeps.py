@@ -1,5 +1,6 @@
 """Sweeps."""
 
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -9,7 +10,12 @@ from api.answers import Json, page
 from api.deps import Before, Limit, OnceOnly, Sys, Who
 from api.routes.runs import make_run
 from orchestrator import runs, sweeps
-from orchestrator.shapes import LARGEST, RunRerun, SweepCreate, SweepRunCreate, SweepUpdate, SweepWild
+from orchestrator.models import Run
+from orchestrator.shapes import LARGEST, Priority, RunRerun, SweepCreate, SweepRunCreate, SweepUpdate, SweepWild
+from orchestrator.states import LIVE, RunStatus
+from orchestrator.wiring import System
+
+NOT_BEGUN = (RunStatus.READY, RunStatus.QUEUED)
 
 router = APIRouter(tags=["sweeps"])
 
@@ -72,6 +78,36 @@ def stop(system: Sys, actor: Who, sweep_id: str) -> Json:
     """Asks every run of the sweep that is not over to stop."""
     count = system.db.write(lambda session: sweeps.stop(session, sweep_id, actor))
     return Json({"message": f"{count} run(s) asked to stop", "sweep_id": sweep_id, "stopping": count})
+
+
+@router.post("/sweeps/{sweep_id}/hold")
+def hold(system: Sys, actor: Who, sweep_id: str) -> Json:
+    """Keeps every run of the sweep that has not begun from starting."""
+    return _each(system, sweep_id, NOT_BEGUN, lambda session, run_id: runs.hold(session, run_id, actor))
+
+
+@router.post("/sweeps/{sweep_id}/release")
+def release(system: Sys, actor: Who, sweep_id: str) -> Json:
+    """Lets the held runs of the sweep start."""
+    return _each(system, sweep_id, NOT_BEGUN, lambda session, run_id: runs.release(session, run_id, actor))
+
+
+@router.post("/sweeps/{sweep_id}/requeue")
+def requeue(system: Sys, actor: Who, sweep_id: str) -> Json:
+    """Begins every launching or running run of the sweep again."""
+    return _each(system, sweep_id, LIVE, lambda session, run_id: runs.requeue(session, run_id, actor))
+
+
+@router.post("/sweeps/{sweep_id}/priority")
+def prioritise(system: Sys, actor: Who, sweep_id: str, body: Priority) -> Json:
+    """Another priority for every run of the sweep that has not begun."""
+    wanted = body.priority
+    return _each(system, sweep_id, NOT_BEGUN, lambda session, run_id: runs.prioritise(session, run_id, wanted, actor))
+
+
+def _each(system: System, sweep_id: str, statuses: Iterable[RunStatus], act: Callable[[Session, str], Run]) -> Json:
+    count = system.db.write(lambda session: sweeps.each(session, sweep_id, statuses, act))
+    return Json({"message": f"{count} run(s) changed", "sweep_id": sweep_id, "changed": count})
 
 
 @router.post("/sweeps/{sweep_id}/rerun-failed")

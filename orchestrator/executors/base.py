@@ -6,9 +6,11 @@ an answer is lost, ``find(name)`` looks for what became of it, and only what was
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from orchestrator.resources import Resources
+from orchestrator.environments import Environment
+from orchestrator.resources import Container, Resources
+from orchestrator.slurm.options import Ask
 from orchestrator.states import Evidence
 
 
@@ -25,6 +27,15 @@ class Task:
     sweep_id: str | None = None
     gpus: int = 0
     hide_gpus: bool = False
+    signal: str | None = None
+    launch: str | None = None
+    nice: int = 0
+    container: Container | None = None
+    environment: Environment | None = None
+
+    def ask(self) -> Ask:
+        """What decides the #SBATCH lines."""
+        return Ask(self.resources, self.signal, self.launch, self.nice)
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class SubmissionSpec:
 
     name: str
     tasks: Sequence[Task]
+    throttle: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,10 +57,11 @@ class JobHandle:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a submission was not accepted; ``final`` means that trying again cannot help."""
+    """Why a submission was not accepted. ``final``: trying again cannot help; ``too_many``: fewer at once might."""
 
     message: str
     final: bool
+    too_many: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,10 @@ class Watched:
     run_id: str
     attempt: int
     job: JobHandle | None
+    stopping: bool = False
+
+
+Action = Literal["hold", "release", "requeue", "priority"]
 
 
 class Executor(Protocol):
@@ -65,20 +82,58 @@ class Executor(Protocol):
 
     name: str
 
-    def submit(self, spec: SubmissionSpec) -> JobHandle | Refusal:
-        """Hands the submission over. Raises nothing: what goes wrong is a Refusal."""
+    def looks_at_waiting(self) -> bool:
+        """Whether the next ``observe`` will tell of jobs that wait in the executor's own line, too."""
         ...
 
-    def find(self, spec: SubmissionSpec) -> JobHandle | None:
-        """The job of a submission whose answer was lost. None: there is none, and it can never execute any more."""
+    def next_look(self) -> float:
+        """Seconds until it wants to look again, if nothing else happens."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be handed over just now, or None."""
+        ...
+
+    def submit(self, spec: SubmissionSpec) -> dict[str, JobHandle] | Refusal:
+        """Hands the submission over; each run's job. What goes wrong is a Refusal.
+
+        Raises SchedulerUnavailable when no answer came: it may have been carried out, ``find`` tells.
+        """
+        ...
+
+    def find(self, spec: SubmissionSpec) -> dict[str, JobHandle]:
+        """The jobs of a submission whose answer was lost. A run that is not in it can never execute in it any more.
+
+        Raises SchedulerUnavailable when it cannot be told now.
+        """
         ...
 
     def observe(self, watched: Sequence[Watched]) -> dict[str, Evidence]:
         """One look at all of them, by run id. What could not be looked at is left out."""
         ...
 
-    def cancel(self, watched: Watched, seconds_since_asked: float) -> str | None:
-        """Asks the job to end (again); answers what it did, for the run's events, or None for nothing new."""
+    def cancel(self, stopping: Sequence[tuple[Watched, float]]) -> dict[str, str]:
+        """Asks these jobs to end (again), each with the seconds since that was first wished.
+
+        Answers what was done, by run id, for the runs' events; nothing new is left out.
+        """
+        ...
+
+    def steer(self, action: Action, items: Sequence[tuple[Watched, int]]) -> dict[str, str]:
+        """Asks for the action, each with the run's priority; what was done, by run id."""
+        ...
+
+    def confirms(self, action: Action, watched: Watched) -> bool:
+        """Whether its last look shows the action done."""
+        ...
+
+    def strays(self, watched: Sequence[Watched]) -> list[tuple[str, int | None]]:
+        """Jobs that look like ours and are not watched: submission and array index."""
+        ...
+
+    def end_strays(self, keys: Sequence[tuple[str, int | None]]) -> list[tuple[str, int | None]]:
+        """Ends them; those it was newly asked of."""
         ...
 
     def close(self) -> None:

@@ -1,19 +1,20 @@
 """Detached processes on this machine, each under job.py; they outlive the server."""
 
 import logging
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from orchestrator import job as job_side
-from orchestrator.executors.base import JobHandle, Refusal, SubmissionSpec, Task, Watched
+from orchestrator.executors.base import Action, JobHandle, Refusal, SubmissionSpec, Task, Watched
 from orchestrator.executors.leases import Lease
+from orchestrator.executors.preparing import FALLBACK_PATH, Preparer
 from orchestrator.proc import ProcessId, boot_id, host_name, marked, session_of
 from orchestrator.rundir import AttemptDir, Claim, RunDir
 from orchestrator.states import Evidence
@@ -21,30 +22,29 @@ from orchestrator.watch import ProcessWatch
 
 log = logging.getLogger(__name__)
 START_RECORD_SECONDS = 10.0
-FALLBACK_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 class LocalExecutor:
     """Spawns job.py for each task. GPU leases are taken by the caller and handed over in ``leases``."""
 
     name = "local"
+    trouble = None
 
-    def __init__(self, runs_dir: Path, grace: float, env_pass: Sequence[str], watch: ProcessWatch) -> None:
+    def __init__(self, runs_dir: Path, grace: float, preparer: Preparer, watch: ProcessWatch) -> None:
         self._runs_dir = runs_dir
         self._grace = grace
-        self._env_pass = env_pass
+        self._preparer = preparer
         self._watch = watch
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._killed: dict[str, int] = {}
         self.leases: dict[str, Lease] = {}
 
-    def submit(self, spec: SubmissionSpec) -> JobHandle | Refusal:
+    def submit(self, spec: SubmissionSpec) -> dict[str, JobHandle] | Refusal:
         """Starts job.py for the submission's one task, with the GPUs leased for it."""
         (task,) = spec.tasks
-        attempt = RunDir(self._runs_dir, task.run_id).attempt(task.attempt)
         lease = self.leases.get(task.run_id)
         try:
-            self._prepare(task, attempt)
+            attempt = self._preparer.prepare(task, self._told(task))
             process = self._spawn(task, attempt, lease)
         except OSError as error:
             return Refusal(f"The run could not be started: {error}.", final=False)
@@ -55,18 +55,18 @@ class LocalExecutor:
         self._watch.add(process.pid)
         if lease is not None:
             lease.hand_over(started)
-        return JobHandle(self.name, {"process": started.dump()})
+        return {task.run_id: JobHandle(self.name, {"process": started.dump()})}
 
-    def find(self, spec: SubmissionSpec) -> JobHandle | None:
+    def find(self, spec: SubmissionSpec) -> dict[str, JobHandle]:
         """A claim is a job; without one the attempt is withdrawn, by a claim of nobody's."""
         (task,) = spec.tasks
         attempt = RunDir(self._runs_dir, task.run_id).attempt(task.attempt)
         if attempt.withdraw():
-            return None
+            return {}
         claim = attempt.claim()
         assert claim is not None
         self._watch.add(claim.process.pid)
-        return JobHandle(self.name, {"process": claim.process.dump()})
+        return {task.run_id: JobHandle(self.name, {"process": claim.process.dump()})}
 
     def observe(self, watched: Sequence[Watched]) -> dict[str, Evidence]:
         """Run directories first, then the processes. One that cannot be looked at does not keep us from the others."""
@@ -79,7 +79,12 @@ class LocalExecutor:
                 log.warning("run %s cannot be looked at: %s", item.run_id, error)
         return found
 
-    def cancel(self, watched: Watched, seconds_since_asked: float) -> str | None:
+    def cancel(self, stopping: Sequence[tuple[Watched, float]]) -> dict[str, str]:
+        """Each by itself: they are processes of this machine."""
+        said = {item.run_id: self._cancel(item, seconds) for item, seconds in stopping}
+        return {run_id: words for run_id, words in said.items() if words is not None}
+
+    def _cancel(self, watched: Watched, seconds_since_asked: float) -> str | None:
         """TERM to job.py, which ends the tree; where job.py is dead or does not do it, the processes themselves."""
         claim = self._attempt(watched).claim()
         late = seconds_since_asked > 2 * self._grace + 5
@@ -92,6 +97,32 @@ class LocalExecutor:
         if late and job is not None:
             orphans.append(job)
         return self._once(watched, signal.SIGKILL, orphans, "KILL sent to the run's processes", again=True)
+
+    def looks_at_waiting(self) -> bool:
+        """Nothing waits here: the queue is the service's own."""
+        return True
+
+    def next_look(self) -> float:
+        """Processes announce their ends."""
+        return math.inf
+
+    def steer(self, action: Action, items: Sequence[tuple[Watched, int]]) -> dict[str, str]:
+        """A requeue ends the job first; everything else is the service's own matter."""
+        if action != "requeue":
+            return {}
+        return self.cancel([(item, 0.0) for item, _ in items])
+
+    def confirms(self, action: Action, watched: Watched) -> bool:  # noqa: ARG002  (what waits is held by the service)
+        """A requeue is confirmed by the job's end."""
+        return action != "requeue"
+
+    def strays(self, watched: Sequence[Watched]) -> list[tuple[str, int | None]]:  # noqa: ARG002
+        """A job that comes late finds the claim."""
+        return []
+
+    def end_strays(self, keys: Sequence[tuple[str, int | None]]) -> list[tuple[str, int | None]]:  # noqa: ARG002
+        """There are none."""
+        return []
 
     def close(self) -> None:
         """The children go on without us; whoever serves next finds them by their claims."""
@@ -115,21 +146,16 @@ class LocalExecutor:
     def _attempt(self, watched: Watched) -> AttemptDir:
         return RunDir(self._runs_dir, watched.run_id).attempt(watched.attempt)
 
-    def _prepare(self, task: Task, attempt: AttemptDir) -> None:
-        run_dir = RunDir(self._runs_dir, task.run_id)
-        run_dir.prepare(task.command)
-        settings = {"workdir": task.workdir or str(run_dir.path), "grace": str(self._grace), "subreaper": "1"}
+    def _told(self, task: Task) -> dict[str, str]:
+        """What job.py must know of this machine and of the run's limits."""
+        told = {"grace": str(self._grace), "subreaper": "1"}
         if task.resources.time_seconds is not None:
-            settings["time_limit"] = str(task.resources.time_seconds)
+            told["time_limit"] = str(task.resources.time_seconds)
+        if task.signal is not None:
+            told["signal"] = task.signal
         if (cgroup := own_cgroup()) is not None:
-            settings["launcher_cgroup"] = cgroup
-        env = passed_environment(os.environ, self._env_pass) | task.env
-        for name, value in run_dir.standard_env(task.run_id, task.sweep_id, task.attempt).items():
-            if name.startswith("ORC_") or name not in task.env:  # which run it is, nobody sets but we
-                env[name] = value
-        if task.hide_gpus:
-            env["CUDA_VISIBLE_DEVICES"] = ""
-        attempt.prepare(settings, env)
+            told["launcher_cgroup"] = cgroup
+        return told
 
     def _spawn(self, task: Task, attempt: AttemptDir, lease: Lease | None) -> "subprocess.Popen[bytes]":
         env = {"PATH": FALLBACK_PATH, "ORC_RUN_ID": task.run_id} | (lease.environment() if lease else {})
@@ -219,12 +245,3 @@ def own_cgroup() -> str | None:
     except (OSError, IndexError):
         return None
     return line if line.startswith("0::") else None
-
-
-def passed_environment(environ: "os._Environ[str] | dict[str, str]", patterns: Sequence[str]) -> dict[str, str]:
-    """What a run gets of the server's environment: the names that match ``patterns``, without the server's own venv."""
-    env = {name: value for name, value in environ.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
-    venv = environ.get("VIRTUAL_ENV")
-    parts = env.get("PATH", FALLBACK_PATH).split(os.pathsep)
-    env["PATH"] = os.pathsep.join(part for part in parts if part and (not venv or part != f"{venv}/bin"))
-    return env

@@ -18,27 +18,27 @@ from orchestrator.detect import (
     probe_gpus,
     probe_sinfo,
     read_sinfo,
-    slurm_environment,
 )
 from orchestrator.executors.gpus import Gpu, GpuReading
+from orchestrator.slurm.gate import Gate, slurm_environment
 
 # What Slurm 26.05.5 printed on the lab's two nodes, in the columns that the module asks for (NodeList, Partition,
-# StateComplete, Gres, GresUsed, CPUsState); 22.05, 24.11 and 25.11 printed the same.
+# StateComplete, Gres, GresUsed, CPUsState, Memory, Features); 22.05, 24.11 and 25.11 printed the same.
 TWO_NODES = """\
-n1|gpu*|mixed|gpu:h100:4|gpu:h100:3(IDX:0-2)|8/8/0/16
-n1|debug|mixed|gpu:h100:4|gpu:h100:3(IDX:0-2)|8/8/0/16
-n1|long|mixed|gpu:h100:4|gpu:h100:3(IDX:0-2)|8/8/0/16
-n2|gpu*|mixed|gpu:h100:4|gpu:h100:2(IDX:0-1)|3/13/0/16
-n2|long|mixed|gpu:h100:4|gpu:h100:2(IDX:0-1)|3/13/0/16
+n1|gpu*|mixed|gpu:h100:4|gpu:h100:3(IDX:0-2)|8/8/0/16|64000|h100|
+n1|debug|mixed|gpu:h100:4|gpu:h100:3(IDX:0-2)|8/8/0/16|64000|h100|
+n1|long|mixed|gpu:h100:4|gpu:h100:3(IDX:0-2)|8/8/0/16|64000|h100|
+n2|gpu*|mixed|gpu:h100:4|gpu:h100:2(IDX:0-1)|3/13/0/16|64000|h100|
+n2|long|mixed|gpu:h100:4|gpu:h100:2(IDX:0-1)|3/13/0/16|64000|h100|
 """
 # One row per node in the forms that other sites' nodes have.
 FORMS = """\
-c1|cpu|idle|(null)|gpu:0|0/64/0/64
-c2|cpu|down*|N/A|N/A|0/0/64/64
-g1|gpu*|mixed+drain|gpu:a100:2(S:0-1),gpu:v100:1|gpu:a100:1(IDX:1),gpu:v100:0(IDX:N/A)|3/0/13/16
-g2|gpu*|allocated|gpu:4|gpu:4(IDX:0-3)|16/0/0/16
-g3|gpu*|idle|gpu:2(S:0-1)|gpu:0(IDX:N/A)|0/16/0/16
-g4|gpu*|idle|gpu:1g.10gb:7(S:0),shard:h100:64|gpu:1g.10gb:3(IDX:0,2,4),shard:h100:0(0/64)|0/16/0/16
+c1|cpu|idle|(null)|gpu:0|0/64/0/64|64000|h100|
+c2|cpu|down*|N/A|N/A|0/0/64/64|64000|h100|
+g1|gpu*|mixed+drain|gpu:a100:2(S:0-1),gpu:v100:1|gpu:a100:1(IDX:1),gpu:v100:0(IDX:N/A)|3/0/13/16|64000|h100|
+g2|gpu*|allocated|gpu:4|gpu:4(IDX:0-3)|16/0/0/16|64000|h100|
+g3|gpu*|idle|gpu:2(S:0-1)|gpu:0(IDX:N/A)|0/16/0/16|64000|h100|
+g4|gpu*|idle|gpu:1g.10gb:7(S:0),shard:h100:64|gpu:1g.10gb:3(IDX:0,2,4),shard:h100:0(0/64)|0/16/0/16|64000|h100|
 """
 REFUSED = "slurm_load_partitions: Unable to contact slurm controller (connect failure)"  # rc 1, after 9 s
 UNCONFIGURED = (
@@ -65,12 +65,27 @@ def nodes(output: str) -> dict[str, dict[str, Any]]:
 # -- sinfo's answer ----------------------------------------------------------------------------------------------------
 
 
+def node(cpus: str, free: int, partitions: list[str]) -> dict[str, Any]:
+    return {
+        "state": "mixed",
+        "gres": "gpu:h100:4",
+        "gpus": 4,
+        "gpus_free": free,
+        "gpu_types": {"h100": 4},
+        "cpus": cpus,
+        "cpus_total": 16,
+        "memory_mb": 64000,
+        "features": ["h100"],
+        "partitions": partitions,
+    }
+
+
 def test_a_node_in_several_partitions_is_counted_once() -> None:
     probe = read_sinfo(0, TWO_NODES, "")
     assert probe.data == {
         "nodes": {
-            "n1": {"state": "mixed", "gres": "gpu:h100:4", "gpus": 4, "gpus_free": 1, "cpus": "8/8/0/16"},
-            "n2": {"state": "mixed", "gres": "gpu:h100:4", "gpus": 4, "gpus_free": 2, "cpus": "3/13/0/16"},
+            "n1": node("8/8/0/16", 1, ["gpu", "debug", "long"]),
+            "n2": node("3/13/0/16", 2, ["gpu", "long"]),
         },
         "partitions": ["debug", "gpu", "long"],
         "gres_types": ["h100"],
@@ -171,16 +186,18 @@ def fake(folder: Path, body: str, name: str = "sinfo") -> None:
 
 def test_without_sinfo_slurm_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert probe_sinfo(5) == Probe("absent", "sinfo is not installed.")
+    assert probe_sinfo(Gate(60), 5) == Probe("absent", "sinfo is not installed.")
 
 
 def test_sinfo_is_asked_for_the_columns_that_are_read(bin_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "answer").write_text(TWO_NODES)
     fake(bin_folder, f'echo "$@" > {tmp_path}/asked; cat {tmp_path}/answer')
-    assert probe_sinfo(5) == read_sinfo(0, TWO_NODES, "")
+    assert probe_sinfo(Gate(60), 5) == read_sinfo(0, TWO_NODES, "")
     asked = (tmp_path / "asked").read_text().split()
     columns = [column.split(":")[0] for column in asked[-1].split(",")]
-    assert columns == ["NodeList", "Partition", "StateComplete", "Gres", "GresUsed", "CPUsState"]
+    assert columns == [
+        *("NodeList", "Partition", "StateComplete", "Gres", "GresUsed", "CPUsState", "Memory", "Features")
+    ]
     assert {"-h", "-N", "-O"} <= set(asked)  # no header, a row per node, these columns
 
 
@@ -191,7 +208,7 @@ def test_a_controller_that_refuses_is_broken_slurm(
     if configured:
         monkeypatch.setenv("SLURM_CONF", "/nowhere/slurm.conf")
     fake(bin_folder, f"echo '{REFUSED}' >&2; exit 1")
-    probe = probe_sinfo(5)
+    probe = probe_sinfo(Gate(60), 5)
     assert (probe.state, REFUSED in probe.says) == ("broken", True)
 
 
@@ -203,7 +220,7 @@ def test_a_sinfo_that_hangs_costs_the_deadline_and_is_broken_slurm(
         monkeypatch.setenv("SLURM_CONF", "/nowhere/slurm.conf")
     fake(bin_folder, "exec sleep 600")
     begin = time.monotonic()
-    probe = probe_sinfo(0.2)
+    probe = probe_sinfo(Gate(60), 0.2)
     assert time.monotonic() - begin < 10
     assert (probe.state, "within 0.2 s" in probe.says) == ("broken", True)
 
@@ -214,7 +231,7 @@ def test_a_sinfo_that_hangs_in_a_child_of_its_own_costs_the_deadline_too(bin_fol
     fifo = os.open(tmp_path / "fifo", os.O_RDWR)
     try:
         begin = time.monotonic()
-        probe = probe_sinfo(0.2)
+        probe = probe_sinfo(Gate(60), 0.2)
         assert time.monotonic() - begin < 10
         assert probe.state == "broken"
     finally:
@@ -225,26 +242,29 @@ def test_a_sinfo_that_hangs_in_a_child_of_its_own_costs_the_deadline_too(bin_fol
 def test_a_sinfo_without_a_configuration_is_no_slurm(bin_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "errors").write_text(UNCONFIGURED)
     fake(bin_folder, f"cat {tmp_path}/errors >&2; exit 1")
-    assert probe_sinfo(5).state == "absent"
+    assert probe_sinfo(Gate(60), 5).state == "absent"
 
 
 @pytest.mark.parametrize("content", ["#!/no/such/interpreter\n", "\x7fELF broken"])
-def test_a_sinfo_that_cannot_be_run_is_broken(bin_folder: Path, content: str) -> None:
+def test_a_sinfo_that_cannot_be_run_is_broken(
+    bin_folder: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("PATH", str(bin_folder))  # or the next sinfo on PATH is taken, as the kernel does it
     (bin_folder / "sinfo").write_text(content)
     (bin_folder / "sinfo").chmod(0o755)
-    probe = probe_sinfo(5)
-    assert (probe.state, "could not be run" in probe.says) == ("broken", True)
+    probe = probe_sinfo(Gate(60), 5)
+    assert (probe.state, "cannot be run" in probe.says) == ("broken", True)
 
 
 def test_a_file_that_may_not_be_executed_is_no_sinfo(bin_folder: Path) -> None:
     (bin_folder / "sinfo").write_text("#!/bin/sh\nexit 0\n")
-    assert probe_sinfo(5).state == "absent"
+    assert probe_sinfo(Gate(60), 5).state == "absent"
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, "found"), (1, "broken")])
 def test_bytes_that_are_no_utf_8_are_no_crash(bin_folder: Path, code: int, state: str) -> None:
     fake(bin_folder, f"printf 'n\\351|gpu|idle|gpu:1|gpu:0|1\\n'; printf '\\377\\n' >&2; exit {code}")
-    assert probe_sinfo(5).state == state
+    assert probe_sinfo(Gate(60), 5).state == state
 
 
 def test_variables_that_change_sinfos_answer_do_not_reach_it(
@@ -255,7 +275,7 @@ def test_variables_that_change_sinfos_answer_do_not_reach_it(
     monkeypatch.setenv("SLURM_CONF", "/site/slurm.conf")
     monkeypatch.setenv("HARMLESS", "kept")
     fake(bin_folder, f"env > {tmp_path}/env")
-    assert probe_sinfo(5).state == "found"
+    assert probe_sinfo(Gate(60), 5).state == "found"
     seen = dict(line.partition("=")[::2] for line in (tmp_path / "env").read_text().splitlines())
     assert "stray" not in seen.values()
     assert {name for name in seen if name.startswith(("SLURM_", "SINFO_", "SBATCH_", "SQUEUE_"))} == {
@@ -373,7 +393,7 @@ def test_both_probes_run_at_the_same_time_and_tell_how_long_they_took(bin_folder
         assert (tmp_path / "meeting").read_text() == "here\n"
         return GpuReading((GPU,), "nvml")
 
-    found = detect(30, read, None)
+    found = detect(Gate(60), 30, read, None)
     assert (found.type, found.gpu_count) == ("slurm", 8)
     assert [told["uuid"] for told in found.details["gpus"]] == ["GPU-a"]
     assert all(probe["seconds"] > 0 for probe in found.details["probes"].values())

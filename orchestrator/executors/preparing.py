@@ -1,0 +1,72 @@
+"""What every executor writes before a task starts: the run directory, the launch file, the environment."""
+
+import os
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from orchestrator.environments import activation_script
+from orchestrator.executors.base import Task
+from orchestrator.rundir import AttemptDir, RunDir
+from orchestrator.slurm.script import Templates
+
+FALLBACK_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+class Preparer:
+    """Writes them under one folder of runs, with one set of templates."""
+
+    def __init__(self, runs_dir: Path, env_pass: Sequence[str], templates: Templates) -> None:
+        self._runs_dir = runs_dir
+        self._env_pass = env_pass
+        self._templates = templates
+
+    def prepare(self, task: Task, settings: Mapping[str, str]) -> AttemptDir:
+        """Makes the run's directory and its attempt's launch file. ``settings``: what the executor tells job.py.
+
+        Raises OSError where that cannot be written.
+        """
+        run_dir = RunDir(self._runs_dir, task.run_id)
+        workdir = task.workdir or str(run_dir.path)
+        setup = activation_script(task.environment, workdir) if task.environment is not None else ""
+        launcher = self.launcher(task)
+        run_dir.prepare(task.command, setup, launcher)
+        told = {"workdir": workdir, **settings} | ({"script": run_dir.launcher.name} if launcher else {})
+        attempt = run_dir.attempt(task.attempt)
+        attempt.prepare(told, self._environment(task, run_dir))
+        return attempt
+
+    def launcher(self, task: Task) -> str:
+        """How the command starts where it is not simply bash: on several nodes, in a container. "" where it is."""
+        if task.launch is None and task.container is None:
+            return ""
+        tasks = 1 if task.launch == "torchrun" else task.resources.tasks_per_node or 1
+        return self._templates.render(
+            "launch.sh.j2",
+            launch=task.launch,
+            container=task.container,
+            mounts="".join(f"{bind}," for bind in (task.container.binds if task.container else ())),
+            tasks_per_node=tasks,
+            processes_per_node=task.resources.tasks_per_node or task.resources.gpus or 1,
+            signal=(task.signal or "").partition("@")[0],
+            gpus=bool(task.resources.gpus or task.gpus),
+            workdir=task.workdir,
+        )
+
+    def _environment(self, task: Task, run_dir: RunDir) -> dict[str, str]:
+        env = passed_environment(os.environ, self._env_pass) | task.env
+        for name, value in run_dir.standard_env(task.run_id, task.sweep_id, task.attempt).items():
+            if name.startswith("ORC_") or name not in task.env:  # which run it is, nobody sets but we
+                env[name] = value
+        if task.hide_gpus:
+            env["CUDA_VISIBLE_DEVICES"] = ""
+        return env
+
+
+def passed_environment(environ: Mapping[str, str], patterns: Sequence[str]) -> dict[str, str]:
+    """What a run gets of the server's environment: the names that match ``patterns``, without the server's own venv."""
+    env = {name: value for name, value in environ.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    venv = environ.get("VIRTUAL_ENV")
+    parts = env.get("PATH", FALLBACK_PATH).split(os.pathsep)
+    env["PATH"] = os.pathsep.join(part for part in parts if part and (not venv or part != f"{venv}/bin"))
+    return env

@@ -1,0 +1,147 @@
+"""When to ask squeue, and what it said last. One squeue a cycle; sacct only for what squeue no longer knows."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from orchestrator.errors import SchedulerUnavailable
+from orchestrator.slurm import accounting, queue
+from orchestrator.slurm.accounting import AccountRow
+from orchestrator.slurm.gate import Gate
+from orchestrator.slurm.phases import Phase
+from orchestrator.slurm.queue import QueueRow
+
+log = logging.getLogger(__name__)
+Key = tuple[str, int | None]
+GROWTH = 1.5
+YOUNG = 20.0
+SACCT_SPACING = 5.0
+SACCT_BATCH = 500
+LONGEST_OUTAGE_PAUSE = 60.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one squeue said. ``at``: monotonic, when it was asked."""
+
+    at: float
+    rows: dict[Key, QueueRow]
+    known_names: frozenset[str]
+
+
+@dataclass
+class Cadence:
+    """How long until the next look: the site's floor while something is about to change, longer while nothing is."""
+
+    floor: float
+    ceiling: float
+    interval: float = 0.0
+    due: float = 0.0
+    hurry_until: float = 0.0
+
+    def hurry(self, seconds: float = YOUNG) -> None:
+        """Something is about to change: the floor for so long."""
+        now = time.monotonic()
+        self.hurry_until = max(self.hurry_until, now + seconds)
+        self.due = min(self.due, max(now, self.due - self.interval + self.floor))
+
+    def looked(self, *, changed: bool) -> None:
+        """Sets when the next look is due."""
+        now = time.monotonic()
+        eager = changed or now < self.hurry_until
+        self.interval = self.floor if eager else min(self.ceiling, max(self.interval, self.floor) * GROWTH)
+        self.due = now + self.interval
+
+    def failed(self) -> None:
+        """The scheduler gave no answer: the next try a while later."""
+        self.interval = min(LONGEST_OUTAGE_PAUSE, max(self.interval, self.floor) * 2)
+        self.due = time.monotonic() + self.interval
+
+
+@dataclass
+class Poller:
+    """Asks for one user's jobs. ``trouble``: why the last look failed, None when it did not."""
+
+    gate: Gate
+    user: str
+    cadence: Cadence
+    trouble: str | None = None
+    last: Snapshot | None = None
+    keeps_accounts: bool | None = None
+    _asked: dict[str, float] = field(default_factory=dict)
+    _ended: dict[Key, AccountRow] = field(default_factory=dict)
+
+    def look(self) -> Snapshot | None:
+        """A fresh snapshot when one is due and Slurm answers, else None."""
+        if time.monotonic() < self.cadence.due:
+            return None
+        if self.trouble is not None and not self.gate.controller_up():
+            self.cadence.failed()
+            return None
+        at = time.monotonic()
+        try:
+            answer = self.gate.run(queue.command(self.user))
+            if answer.code != 0:
+                raise SchedulerUnavailable(f"squeue: {answer.errors.strip()[:500]}")
+        except SchedulerUnavailable as error:
+            self.away(error.message)
+            return None
+        rows = queue.parse(answer.output)
+        fresh = Snapshot(at, queue.by_task(rows), frozenset(row.name for row in rows))
+        self.trouble = None
+        self.cadence.looked(changed=self._changed(fresh))
+        self.last = fresh
+        return fresh
+
+    def away(self, message: str) -> None:
+        """The scheduler gave no answer: nothing that was seen before counts until it does."""
+        if self.trouble is None:
+            log.warning("Slurm gives no answer: %s", message)
+        self.trouble = message
+        self.cadence.failed()
+
+    def _changed(self, fresh: Snapshot) -> bool:
+        before = self.last.rows if self.last is not None else {}
+        if before.keys() != fresh.rows.keys():
+            return True
+        return any(row.state != before[key].state for key, row in fresh.rows.items())
+
+    # -- what squeue no longer knows -------------------------------------------------------------------------------
+
+    def ended(self, missing: Iterable[tuple[Key, str]]) -> Callable[[Key], AccountRow | None]:
+        """What sacct says of jobs that squeue does not know: by name and index, never by the id alone.
+
+        Asked at most every few seconds for the same job; nothing where the cluster keeps no accounts.
+        """
+        now = time.monotonic()
+        wanted = {key: job_id for key, job_id in missing if key not in self._ended}
+        due = sorted({job for job in wanted.values() if now - self._asked.get(job, -SACCT_SPACING) >= SACCT_SPACING})
+        if due and self.keeps_accounts is not False:
+            for start in range(0, len(due), SACCT_BATCH):
+                self._ask(due[start : start + SACCT_BATCH])
+            self._asked |= dict.fromkeys(due, now)
+        return self._ended.get
+
+    def _ask(self, job_ids: list[str]) -> None:
+        try:
+            answer = self.gate.run(accounting.command(job_ids))
+        except SchedulerUnavailable as error:
+            log.warning("sacct gave no answer: %s", error.message)
+            return
+        if answer.code != 0:
+            if accounting.disabled(answer.errors):
+                self.keeps_accounts = False
+            else:
+                log.warning("sacct failed: %s", answer.errors.strip()[:500])
+            return
+        self.keeps_accounts = True
+        for row in accounting.parse(answer.output):
+            if row.phase is Phase.ENDED:
+                for index in row.indices if row.indices is not None else (None,):
+                    self._ended[row.name, index] = row
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """These are over."""
+        for key in keys:
+            self._ended.pop(key, None)

@@ -1,0 +1,97 @@
+"""What people wish of runs that an executor has: hold, release, requeue, another priority. Wishes are recorded first,
+carried out many at once, and believed only when the executor's own look confirms them."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from orchestrator import runs
+from orchestrator.db import Database
+from orchestrator.executors.base import Action, Executor
+from orchestrator.journal import SERVICE, change, record
+from orchestrator.models import Run, Submission
+from orchestrator.views import watched_of
+
+ASK_AGAIN = 10.0
+ACTIONS: tuple[Action, ...] = ("hold", "release", "requeue", "priority")
+
+
+class Steering:
+    """Remembers what it has asked for, and when."""
+
+    def __init__(self, db: Database, executors: dict[str, Executor]) -> None:
+        self._db = db
+        self._executors = executors
+        self._asked: dict[tuple[str, str], float] = {}
+
+    def carry_out(self, name: str, live: Sequence[Run]) -> None:
+        """Every wish of these runs that is not confirmed yet."""
+        wishing = [run for run in live if run.wishes and run.stop_requested_at is None]
+        for action in ACTIONS:
+            wanted = [run for run in wishing if action in run.wishes]
+            if wanted:
+                self._one(self._executors[name], action, wanted)
+
+    def _one(self, executor: Executor, action: Action, wanted: Sequence[Run]) -> None:
+        now = time.monotonic()
+        confirmed = [run for run in wanted if executor.confirms(action, watched_of(run))]
+        self._settle(action, [run.id for run in confirmed])
+        done = {run.id for run in confirmed}
+        due = [
+            run
+            for run in wanted
+            if run.id not in done and now - self._asked.get((run.id, action), -ASK_AGAIN) >= ASK_AGAIN
+        ]
+        if not due:
+            return
+        said = executor.steer(action, [(watched_of(run), run.priority) for run in due])
+        self._asked |= {(run_id, action): now for run_id in said}
+        if said:
+            self._db.write(
+                lambda session: [
+                    record(session, SERVICE, f"run.{action}", f"run:{run}", text) for run, text in said.items()
+                ]
+            )
+
+    def _settle(self, action: Action, run_ids: Sequence[str]) -> None:
+        """These wishes are fulfilled."""
+        if not run_ids:
+            return
+
+        def write(session: Session) -> None:
+            for run_id in run_ids:
+                run = runs.get(session, run_id)
+                left: dict[str, Any] = {name: at for name, at in run.wishes.items() if name != action}
+                change(session, run, SERVICE, f"run.{action}", f"run:{run_id}", {"wishes": left}, "Confirmed.")
+
+        self._db.write(write)
+        for run_id in run_ids:
+            self._asked.pop((run_id, action), None)
+
+    # -- what nobody should have any more --------------------------------------------------------------------------
+
+    def end_strays(self, name: str, live: Sequence[Run]) -> None:
+        """Jobs of ours that go on though their run has ended, or has them no more: told to end, with an event.
+
+        Only what this database has submitted: another server of the same user may have jobs of such names too.
+        """
+        strays = self._executors[name].strays([watched_of(run) for run in live])
+        if not strays:
+            return
+        with self._db.read() as session:
+            ours = select(Submission).where(col(Submission.id).in_({submission for submission, _ in strays}))
+            known = {found.id: found for found in session.exec(ours)}
+        mine = [key for key in strays if key[0] in known and known[key[0]].state != "intent"]
+        ended = self._executors[name].end_strays(mine)
+        if not ended:
+            return
+
+        def write(session: Session) -> None:
+            for submission, index in ended:
+                run_id = known[submission].run_ids[index or 0]
+                words = f"Its job {submission} goes on, though the run does not have it any more: it is cancelled."
+                record(session, SERVICE, "run.stray_job", f"run:{run_id}", words)
+
+        self._db.write(write)
