@@ -173,7 +173,7 @@ class Handover:
         """Intents without an answer: looked up and adopted, or taken back so that their runs are queued again."""
         if not self._unsettled:
             return
-        self._unsettled = False
+        settled = True
         with self._db.read() as session:
             intents = [_started_of(session, intent) for intent in session.exec(placement.INTENTS).all()]
         for item in intents:
@@ -181,7 +181,7 @@ class Handover:
                 handles = self._executors[item.executor].find(item.spec)
             except SchedulerUnavailable as error:
                 log.info("submission %s cannot be looked up: %s", item.spec.name, error.message)
-                self._unsettled = True
+                settled = False
                 continue
             if handles:
                 self._answer([(item, handles)], "Adopted: it was handed over, and the answer was lost.")
@@ -189,6 +189,7 @@ class Handover:
             if lost:
                 message = "Its submission was never carried out; it waits again."
                 self._take_back(Started(item.executor, lost, item.spec), message, adopted=bool(handles))
+        self._unsettled = not settled
 
     def _take_back(
         self, item: Started, message: str, reason: Reason | None = None, *, attempts: int = 0, adopted: bool = False

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from sqlmodel import Session
 
-from orchestrator import reconciler as reconciler_module
-from orchestrator import runs
+from orchestrator import handover, runs
 from orchestrator.errors import StorageError
 from orchestrator.journal import Actor
 from tests.support.service import RealServer, in_process, real_server
@@ -94,16 +93,16 @@ def test_queued_runs_start_after_a_crash_each_once(tmp_path: Path) -> None:
 
 def test_a_lost_answer_of_the_executor_is_adopted_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executed = tmp_path / "executed"
-    answer = reconciler_module.Reconciler._answer
+    answer = handover.Handover._answer
     failures = iter([True, True])
 
-    def fail_twice(self: reconciler_module.Reconciler, *arguments: object, **named: object) -> None:
+    def fail_twice(self: handover.Handover, *arguments: object, **named: object) -> None:
         if next(failures, False):
             wait_until(lambda: list(tmp_path.glob("home/runs/*/attempts/1/claim")), "the job has taken the run")
             raise StorageError("The answer is lost.")
         answer(self, *arguments, **named)  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr(reconciler_module.Reconciler, "_answer", fail_twice)
+    monkeypatch.setattr(handover.Handover, "_answer", fail_twice)
     with in_process(tmp_path / "home") as service:
         service.post("/cluster/detect", {"preferred_type": "cpu_only"})
         run = service.run(f"echo once >> {executed}; sleep 0.3")
@@ -114,8 +113,8 @@ def test_a_lost_answer_of_the_executor_is_adopted_not_repeated(tmp_path: Path, m
 
 def test_an_intent_that_was_never_carried_out_is_taken_back_and_carried_out(tmp_path: Path) -> None:
     def intend(session: Session) -> None:
-        runs.queue(session, run["id"], Actor("test"), allow_queued=False)
-        reconciler_module._intend(session, run["id"])
+        queued = runs.queue(session, run["id"], Actor("test"), allow_queued=False)
+        handover._intend(session, handover.Batch([queued]))
 
     with in_process(tmp_path / "home") as service:
         run = service.post("/runs", {"name": "test", "command": "echo $ORC_ATTEMPT", "executor": "local"})
