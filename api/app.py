@@ -18,7 +18,7 @@ from api.activity import Activity
 from api.answers import Json
 from api.deps import Sys
 from api.guard import Guard
-from api.routes import alerts, cluster, events, outputs, plans, runs, sweeps
+from api.routes import alerts, cluster, events, insight, outputs, plans, runs, sweeps
 from api.signal import Commits
 from orchestrator import __version__
 from orchestrator.errors import OrcError
@@ -82,7 +82,7 @@ def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: No
     app.state.failure = None
     app.state.activity = Activity()
     answers.install(app)
-    for module in (cluster, runs, sweeps, plans, alerts, events, outputs):
+    for module in (cluster, runs, sweeps, plans, alerts, events, outputs, insight):
         for route in module.router.routes:
             _summarise(route)
         app.include_router(module.router, dependencies=[_TOKEN, _BEARER])

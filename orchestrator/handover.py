@@ -56,8 +56,15 @@ class GpusHeld(Protocol):
 class Handover:
     """Hands runs to their executors; never twice, and never without a trace."""
 
-    def __init__(self, db: Database, executors: dict[str, Executor], gpus: GpusHeld) -> None:
+    def __init__(
+        self,
+        db: Database,
+        executors: dict[str, Executor],
+        gpus: GpusHeld,
+        code_of: Callable[[Run], dict[str, Any] | None] = lambda _: None,
+    ) -> None:
         self._db = db
+        self._code_of = code_of
         self._executors = executors
         self._gpus = gpus
         self._held: dict[str, float] = {}
@@ -90,7 +97,8 @@ class Handover:
         if not batches:
             return
         self._unsettled = True
-        started = self._db.write(lambda session: [_intend(session, batch) for batch in batches])
+        code = {run.id: self._code_of(run) for batch in batches for run in batch.runs}
+        started = self._db.write(lambda session: [_intend(session, batch, code) for batch in batches])
         answers: list[tuple[Started, dict[str, JobHandle]]] = []
         settled = True
         for item in started:
@@ -228,7 +236,7 @@ def _words(handle: JobHandle) -> str:
     return f"Submitted to Slurm as job {handle.data['job_id']}{'' if index is None else f'_{index}'}."
 
 
-def _intend(session: Session, batch: Batch) -> Started | None:
+def _intend(session: Session, batch: Batch, code: dict[str, dict[str, Any] | None]) -> Started | None:
     """The runs' next attempts, to be handed over; without those that no longer should be."""
     name = f"orc-{ids.run_id()}"
     still = []
@@ -237,6 +245,7 @@ def _intend(session: Session, batch: Batch) -> Started | None:
         if run.status != RunStatus.QUEUED or run.submission_id is not None or run.stop_requested_at is not None:
             continue
         run.submission_id, run.attempt, run.job = name, run.attempt + 1, None
+        run.git = code.get(run.id)
         session.add(run)
         still.append(run)
     if not still:

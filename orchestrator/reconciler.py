@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlmodel import Session
 
@@ -42,6 +43,7 @@ class Reconciler:
         slurm: SlurmQueue,
         collector: Collector,
         on_trouble: Callable[[str | None], None] = lambda _: None,
+        code_of: Callable[[Run], dict[str, Any] | None] = lambda _: None,
     ) -> None:
         self._db = db
         self._executors = executors
@@ -50,7 +52,7 @@ class Reconciler:
         self._slurm = slurm
         self._collector = collector
         self._on_trouble = on_trouble
-        self._handover = Handover(db, executors, gpus)
+        self._handover = Handover(db, executors, gpus, code_of)
         self._steering = Steering(db, executors)
         self._wakeup = threading.Event()
         self._closing = False

@@ -3,8 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,11 +12,13 @@ from sqlalchemy import Text, cast
 from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, select
 
-from orchestrator import ids, metrics
+from orchestrator import environments, ids, metrics
 from orchestrator.cluster import ClusterService
 from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, move, record
 from orchestrator.models import Alert, Dependency, Plan, Run, Sweep
+from orchestrator.profiles import Profiles
+from orchestrator.provenance import snapshot
 from orchestrator.settings import Settings
 from orchestrator.shapes import RunCreate, RunReport, RunRerun, RunTerms, RunUpdate
 from orchestrator.slurm.facts import Facts
@@ -38,6 +40,12 @@ PUBLIC = (
 def public(run: Run) -> dict[str, Any]:
     """A run as the wire shows it."""
     return _shown(run)
+
+
+def live(found: dict[str, Any], shown: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A run with what Slurm said of its job last, which changes too often to be stored each time."""
+    now = shown.get(found["id"])
+    return found if now is None or RunStatus(found["status"]).terminal else found | {"scheduler": now}
 
 
 def _shown(run: Any) -> dict[str, Any]:
@@ -112,14 +120,16 @@ class Draft:
 class RunChecks:
     """The slow checks before a run is made: the file system, the cluster."""
 
-    def __init__(self, settings: Settings, cluster: ClusterService) -> None:
+    def __init__(self, settings: Settings, cluster: ClusterService, profiles: Profiles) -> None:
         self._settings = settings
         self._cluster = cluster
+        self._profiles = profiles
 
     def draft(self, body: RunCreate, sweep_params: dict[str, Any] | None = None) -> Draft:
         """A run that can be made. Raises BadInput for what cannot be."""
         self.command(body.command, "command")
-        return Draft(body, self.terms(body), self.workdir(body.workdir), sweep_params)
+        workdir = self.workdir(body.workdir)
+        return Draft(body, self.terms(body, workdir), workdir, sweep_params)
 
     def changes(self, body: RunUpdate) -> dict[str, Any]:
         """What a run's update changes, checked."""
@@ -156,12 +166,23 @@ class RunChecks:
             raise BadInput("workdir", f"{path} may not be entered by this user.")
         return str(path)
 
-    def terms(self, body: RunTerms) -> Terms:
+    def terms(self, body: RunTerms, workdir: str) -> Terms:
         """What it gets here; the machine is looked at again before it is said that it cannot give that."""
+        asked = self._profiles.apply(body)
         try:
-            return settle(body, self._machine(fresh=False))
+            terms = settle(asked, self._machine(fresh=False))
         except BadInput:
-            return settle(body, self._machine(fresh=True))
+            terms = settle(asked, self._machine(fresh=True))
+        return replace(terms, columns=terms.columns | self._code(asked, workdir))
+
+    def _code(self, asked: RunTerms, workdir: str) -> dict[str, Any]:
+        """The environment that its workdir has, and the copy of its code, where these are asked for."""
+        columns: dict[str, Any] = {"environment": _environment(asked, workdir)}
+        if asked.snapshot:
+            most_bytes, most_files = self._settings.snapshot_max_bytes, self._settings.snapshot_max_files
+            kept = snapshot(Path(workdir), self._settings.runs_dir / ".code", most_bytes, most_files)
+            columns["snapshot"] = {"digest": kept.digest, "workdir": str(kept.workdir), "files": kept.files}
+        return columns
 
     def _machine(self, *, fresh: bool) -> Machine:
         cluster = self._cluster.detect() if fresh else self._cluster.known()
@@ -172,6 +193,18 @@ class RunChecks:
     def run_dir(self, run_id: str) -> str:
         """Where a run keeps its files."""
         return str(self._settings.runs_dir / run_id)
+
+
+def _environment(asked: RunTerms, workdir: str) -> dict[str, Any] | None:
+    if asked.environment is None:
+        return None
+    if asked.environment != "auto":
+        return asked.environment.model_dump(exclude_defaults=True)
+    found = environments.detect(Path(workdir))
+    if found.environment is None:
+        words = " ".join(found.notes) or "There is no sign of one: no virtualenv, conda environment or uv project."
+        raise BadInput("environment", f"No environment was found for {workdir}. {words}")
+    return found.environment.model_dump(exclude_defaults=True)
 
 
 def create(session: Session, checks: RunChecks, draft: Draft, actor: Actor) -> Run:
@@ -219,11 +252,10 @@ def references(session: Session, body: RunCreate) -> tuple[Sweep | None, Plan | 
     return sweep, plan, _parents(session, body.depends_on)
 
 
-def preview(session: Session, draft: Draft, script: str) -> dict[str, Any]:
+def preview(session: Session, draft: Draft) -> Run:
     """What ``create`` would make, for ``dry_run``: nothing is stored."""
     references(session, draft.body)
-    run = Run(id="", name=draft.body.name, command=draft.body.command, workdir=draft.workdir, **draft.terms.columns)
-    return public(run) | {"id": None, "run_dir": None, "dry_run": True, "script": script}
+    return Run(id="", name=draft.body.name, command=draft.body.command, workdir=draft.workdir, **draft.terms.columns)
 
 
 def _reference(session: Session, table: type[Row], kind: str, row_id: str | None) -> Row | None:
@@ -326,7 +358,8 @@ def prioritise(session: Session, run_id: str, priority: int, actor: Actor) -> Ru
 def _wishes(run: Run, wish: str, without: str = "") -> dict[str, Any]:
     """What is wished of the run's job, where it has one; a run that waits here needs no wish."""
     kept = {name: at for name, at in run.wishes.items() if name not in {wish, without}}
-    return kept | {wish: time.time()} if run.submission_id is not None else kept
+    submitted_held = wish == "release" and bool((run.resources.get("slurm") or {}).get("hold"))
+    return kept | {wish: time.time()} if run.submission_id is not None or submitted_held else kept
 
 
 def rerun_draft(checks: RunChecks, run: Run, body: RunRerun) -> Draft:

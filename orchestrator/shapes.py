@@ -171,6 +171,12 @@ class Priority(Body):
     priority: int = Field(ge=-1_000_000, le=1_000_000)
 
 
+class EnvironmentDetect(Body):
+    """POST /environment/detect."""
+
+    workdir: str | None = None
+
+
 class RunReport(Body):
     """POST /runs/{id}/status, from a job-side helper."""
 

@@ -194,7 +194,8 @@ def draft(checks: RunChecks, body: SweepCreate, limit: int) -> SweepDraft:
 
 def _runs(checks: RunChecks, body: SweepCreate) -> list[Draft]:
     """A run for each configuration."""
-    terms, workdir = checks.terms(body), checks.workdir(body.workdir)
+    workdir = checks.workdir(body.workdir)
+    terms = checks.terms(body, workdir)
     drafts = []
     for configuration in grid.expand(body.parameters):
         command = grid.command_line(body.base_command, configuration)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from orchestrator import home as home_files
 from orchestrator.access import Access
 from orchestrator.cluster import ClusterService
+from orchestrator.codefiles import CodeRecorder
 from orchestrator.collector import Collector
 from orchestrator.db import Database
 from orchestrator.executors.gpus import GpuReader, own_visible_devices
@@ -19,6 +20,8 @@ from orchestrator.executors.slurm import SlurmExecutor, SlurmPolicy
 from orchestrator.gpuqueue import GpuQueue
 from orchestrator.migrate import migrate
 from orchestrator.proc import ProcessId
+from orchestrator.profiles import Profiles
+from orchestrator.provenance import GitReader
 from orchestrator.reconciler import Reconciler
 from orchestrator.runs import RunChecks
 from orchestrator.serverlease import Holding
@@ -48,6 +51,7 @@ class System:
     watch: ProcessWatch
     gate: Gate
     slurm: SlurmExecutor
+    profiles: Profiles
 
     def close(self) -> None:
         """Ends the loop, lets the database go. Runs go on."""
@@ -81,6 +85,7 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
             reconciler.wake()
 
     watch = ProcessWatch(wake)
+    profiles = Profiles([settings.home / "profiles", SITE_FOLDER / "profiles"])
     templates = Templates(settings.home / "templates", SITE_FOLDER / "templates")
     preparer = Preparer(settings.runs_dir, settings.env_pass, templates)
     local = LocalExecutor(settings.runs_dir, settings.stop_grace_seconds, preparer, watch)
@@ -102,6 +107,7 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         SlurmQueue(db, lambda: cluster.limits().max_array_size),
         collector,
         cluster.degraded,
+        CodeRecorder(GitReader(), settings.runs_dir / ".code").record,
     )
     db.writer.on_commit(wake)
     return System(
@@ -110,13 +116,14 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         holding,
         Access(token),
         cluster,
-        RunChecks(settings, cluster),
+        RunChecks(settings, cluster, profiles),
         reconciler,
         line,
         reader,
         watch,
         gate,
         slurm,
+        profiles,
     )
 
 

@@ -9,7 +9,7 @@ from api.deps import Before, Limit, Once, OnceOnly, Sys, Who
 from orchestrator import runs
 from orchestrator.journal import Actor
 from orchestrator.models import Run
-from orchestrator.rundir import wrapper_text
+from orchestrator.preview import dry_run
 from orchestrator.shapes import Priority, RunCreate, RunReport, RunRerun, RunUpdate
 from orchestrator.states import RunStatus
 from orchestrator.wiring import System
@@ -33,7 +33,8 @@ def make_run(system: System, actor: Actor, body: RunCreate, once: Once, params: 
     draft = system.checks.draft(body, params)
     if body.dry_run:
         with system.db.read() as session:
-            return Json(runs.preview(session, draft, wrapper_text()))
+            would = runs.preview(session, draft)
+        return Json(runs.public(would) | {"id": None, "run_dir": None, "dry_run": True} | dry_run(system, would))
     return once(lambda session: runs.public(runs.create(session, system.checks, draft, actor)))
 
 
@@ -53,14 +54,14 @@ def listing(
     wanted = runs.Filter(archived, [str(s) for s in status or ()], sweep_id, plan_id, tag, before, limit)
     with system.db.read() as session:
         found, cursor = runs.listing(session, wanted)
-    return page(request, found, limit, cursor)
+    return page(request, [runs.live(run, system.slurm.shown) for run in found], limit, cursor)
 
 
 @router.get("/runs/{run_id}")
 def show(system: Sys, run_id: str) -> Json:
     """One run, with its metrics once there are any."""
     with system.db.read() as session:
-        return Json(runs.detail(session, run_id))
+        return Json(runs.live(runs.detail(session, run_id), system.slurm.shown))
 
 
 @router.put("/runs/{run_id}")

@@ -63,6 +63,12 @@ def ago(moment: float | None) -> str:
     return "" if moment is None else f"{duration(time.time() - moment)} ago"
 
 
+def until(moment: float) -> str:
+    """In how long, short."""
+    left = moment - time.time()
+    return "now" if left < 1 else f"in {duration(left)}"
+
+
 def duration(seconds: float | None) -> str:
     """A length of time, short."""
     if seconds is None:

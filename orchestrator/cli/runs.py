@@ -19,12 +19,15 @@ from orchestrator.cli.common import (
     key_values,
     say,
     table,
+    until,
     usage,
 )
 from orchestrator.cli.following import follow_log, wait_for
+from orchestrator.cli.values import parse_value
 from orchestrator.client import Client, RequestFailed
 
 app = typer.Typer()
+NUMBERS = {"gpus", "cpus", "nodes", "tasks_per_node", "exclusive"}
 
 Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs to lease (without: one on a GPU machine).")]
 Cpus = Annotated[int | None, typer.Option(min=1, help="CPUs that it counts for.")]
@@ -34,14 +37,49 @@ Priority = Annotated[int, typer.Option(help="Higher goes first.")]
 Workdir = Annotated[Path | None, typer.Option(help="Where it runs (without: here).")]
 
 
-def terms(gpus: int | None, cpus: int | None, time: str | None, env: list[str] | None, priority: int) -> dict[str, Any]:
-    """What a run asks for, as the body of a request."""
-    resources = {"gpus": gpus, "cpus": cpus, "time": time}
-    return {
-        "resources": {name: value for name, value in resources.items() if value is not None},
+Profile = Annotated[str | None, typer.Option(help="A profile of the site's or yours (orc profiles).")]
+Resource = Annotated[
+    list[str] | None,
+    typer.Option("--resource", "-R", help="NAME=VALUE: mem=16G, partition=gpu, nodes=2, slurm.switches=1, …"),
+]
+Retry = Annotated[int | None, typer.Option(min=0, help="Retries after preemption, node failure, time limit, signals.")]
+Snapshot = Annotated[bool, typer.Option("--snapshot", help="Keep the code as it is now for every attempt.")]
+AutoEnvironment = Annotated[bool, typer.Option("--auto-env", help="Activate the environment found in the workdir.")]
+RETRIED = ["PREEMPTED", "NODE_FAIL", "TIMEOUT", "SIGNAL", "OUT_OF_MEMORY"]
+
+
+def terms(
+    gpus: int | None,
+    cpus: int | None,
+    time: str | None,
+    env: list[str] | None,
+    priority: int,
+    profile: str | None = None,
+    resource: list[str] | None = None,
+    retry: int | None = None,
+    *,
+    snapshot: bool = False,
+    auto_env: bool = False,
+) -> dict[str, Any]:
+    """What a run asks for, as the body of a request: only what was said, so that a profile may say the rest."""
+    named = {"gpus": gpus, "cpus": cpus, "time": time}
+    resources: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    for name, text in key_values(resource or [], "--resource").items():
+        group, dot, option = name.partition(".")
+        if dot and group == "slurm":
+            resources.setdefault("slurm", {})[option] = parse_value(text)
+        else:
+            resources[name] = parse_value(text) if name in NUMBERS else text
+    said: dict[str, Any] = {
+        "resources": resources,
         "env": key_values(env or [], "--env"),
         "priority": priority,
+        "profile": profile,
+        "retry": {"max": retry, "on": RETRIED} if retry is not None else None,
+        "snapshot": snapshot,
+        "environment": "auto" if auto_env else None,
     }
+    return {name: value for name, value in said.items() if value}
 
 
 @app.command()
@@ -54,8 +92,14 @@ def run(
     time: Time = None,
     env: Env = None,
     priority: Priority = 0,
+    profile: Profile = None,
+    resource: Resource = None,
+    retry: Retry = None,
+    snapshot: Snapshot = False,
+    auto_env: AutoEnvironment = False,
     workdir: Workdir = None,
     after: Annotated[list[str] | None, typer.Option(help="Start only when this run has finished.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run, and when.")] = False,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Show its log; exit as it ends.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -64,7 +108,7 @@ def run(
     text = command_text(command or [], rest)
     if not text.strip():
         usage("no command: orc run -- python train.py --lr 0.1")
-    fields = terms(gpus, cpus, time, env, priority)
+    fields = terms(*(gpus, cpus, time, env, priority, profile, resource, retry), snapshot=snapshot, auto_env=auto_env)
     with Client() as orc:
         made = orc.create_run(
             name or text[:60],
@@ -72,8 +116,12 @@ def run(
             workdir=str(workdir.absolute() if workdir else Path.cwd()),
             auto_start=True,
             depends_on=after or [],
+            dry_run=dry_run,
             **fields,
         )
+        if dry_run:
+            emit(made) if as_json else _tell_preview(made)
+            return
         if not wait:
             emit(made) if as_json else say(f"Run {made['id']} is {made['status']}.  orc logs -f {made['id']}")
             if not as_json:
@@ -81,6 +129,17 @@ def run(
             return
         say(f"Run {made['id']}")
         _finish(orc, made["id"], as_json=as_json)
+
+
+def _tell_preview(made: dict[str, Any]) -> None:
+    print(made["script"])
+    if made["executor"] == "slurm":
+        start = made["expected_start"]
+        say(
+            f"Expected to start {until(start)}."
+            if start
+            else f"Slurm does not say when it would start. {made['sbatch']}"
+        )
 
 
 def _finish(orc: Client, run_id: str, *, as_json: bool) -> None:

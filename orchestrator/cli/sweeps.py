@@ -8,7 +8,20 @@ import typer
 
 from orchestrator.cli.common import RUN_FAILED, JsonFlag, Rest, command_text, emit, say, usage
 from orchestrator.cli.following import wait_for
-from orchestrator.cli.runs import Cpus, Env, Gpus, Priority, Time, Workdir, terms
+from orchestrator.cli.runs import (
+    AutoEnvironment,
+    Cpus,
+    Env,
+    Gpus,
+    Priority,
+    Profile,
+    Resource,
+    Retry,
+    Snapshot,
+    Time,
+    Workdir,
+    terms,
+)
 from orchestrator.cli.values import parse_parameter
 from orchestrator.client import Client
 
@@ -27,6 +40,11 @@ def sweep(
     time: Time = None,
     env: Env = None,
     priority: Priority = 0,
+    profile: Profile = None,
+    resource: Resource = None,
+    retry: Retry = None,
+    snapshot: Snapshot = False,
+    auto_env: AutoEnvironment = False,
     workdir: Workdir = None,
     plan: Annotated[str | None, typer.Option(help="The plan that it belongs to.")] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until all runs are over.")] = False,
@@ -51,7 +69,7 @@ def sweep(
             goal=goal,
             parallel=parallel,
             plan_id=plan,
-            **terms(gpus, cpus, time, env, priority),
+            **terms(*(gpus, cpus, time, env, priority, profile, resource, retry), snapshot=snapshot, auto_env=auto_env),
         )
         if not as_json:
             say(f"Sweep {made['id']} with {len(made['run_ids'])} run(s).  orc wait {made['id']}")

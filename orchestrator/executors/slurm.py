@@ -99,6 +99,10 @@ class SlurmExecutor:
         write_whole(job.folder / "job.sh", render(job, self._templates))
         return job
 
+    def script(self, spec: SubmissionSpec) -> str:
+        """The script that a submission has."""
+        return render(self.job_spec(spec), self._templates)
+
     def job_spec(self, spec: SubmissionSpec) -> JobSpec:
         """The submission as sbatch sees it."""
         folder = self._runs_dir / ".submissions" / spec.name
@@ -167,6 +171,9 @@ class SlurmExecutor:
 
     def _see(self, item: Watched, fresh: Snapshot | None, ended: Any) -> Evidence | None:
         key = _key(item)
+        requeued = self._look.requeued(item)
+        if requeued is not None:
+            return requeued
         if fresh is None:
             last = self._poller.last
             row = last.rows.get(key) if last is not None else None

@@ -34,11 +34,17 @@ class Look:
         self._since: dict[tuple[str, str], float] = {}
         self.eager = False
 
+    def requeued(self, item: Watched) -> Evidence | None:
+        """Its job has begun the next attempt: that comes first, whatever else is seen."""
+        number = RunDir(self._runs_dir, item.run_id).latest(item.attempt)
+        if number == item.attempt:
+            return None
+        before = RunDir(self._runs_dir, item.run_id).attempt(item.attempt)
+        return Evidence(number, claimed=True, alive=True, previous=before.exit())
+
     def between(self, item: Watched) -> Evidence | None:
         """Between two squeues: the directory alone. A clean end needs no second opinion."""
         number, attempt = self._attempt(item)
-        if number > item.attempt:
-            return Evidence(number, claimed=True, alive=True, previous=self._previous(item, number))
         record = attempt.exit()
         if record is not None:
             self.eager = True
@@ -56,13 +62,11 @@ class Look:
             return self._over(item, number, attempt, record, None, shown)
         if row.phase is Phase.PENDING:
             self._forget(item, "state")
-            return Evidence(number, waiting=True, scheduler=shown, previous=record or self._previous(item, number))
+            return Evidence(number, waiting=True, scheduler=shown, previous=record)
         if row.phase is Phase.ENDED and self._believed(item, row.state):
             told = SchedulerEnd(row.state, row.code, row.signal, row.start, row.end, self._said(item, attempt))
             return self._over(item, number, attempt, record, told, shown)
         started = attempt.started()
-        if number > item.attempt:
-            return Evidence(number, claimed=True, alive=True, scheduler=shown, previous=self._previous(item, number))
         self.eager = record is not None or row.phase in {Phase.ENDING, Phase.ENDED}
         return _alive(number, started or {}, shown, suspended=row.state in {"SUSPENDED", "STOPPED"})
 
@@ -92,11 +96,6 @@ class Look:
             attempt.ask_to_stop()
 
     # -- what it means ---------------------------------------------------------------------------------------------
-
-    def _previous(self, item: Watched, number: int) -> ExitRecord | None:
-        """How the attempt ended that this one follows."""
-        before = RunDir(self._runs_dir, item.run_id).attempt(item.attempt)
-        return before.exit() if number > item.attempt else None
 
     def _attempt(self, item: Watched) -> tuple[int, AttemptDir]:
         run_dir = RunDir(self._runs_dir, item.run_id)

@@ -114,7 +114,7 @@ def test_a_lost_answer_of_the_executor_is_adopted_not_repeated(tmp_path: Path, m
 def test_an_intent_that_was_never_carried_out_is_taken_back_and_carried_out(tmp_path: Path) -> None:
     def intend(session: Session) -> None:
         queued = runs.queue(session, run["id"], Actor("test"), allow_queued=False)
-        handover._intend(session, handover.Batch([queued]))
+        handover._intend(session, handover.Batch([queued]), {})
 
     with in_process(tmp_path / "home") as service:
         run = service.post("/runs", {"name": "test", "command": "echo $ORC_ATTEMPT", "executor": "local"})

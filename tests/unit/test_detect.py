@@ -246,9 +246,7 @@ def test_a_sinfo_without_a_configuration_is_no_slurm(bin_folder: Path, tmp_path:
 
 
 @pytest.mark.parametrize("content", ["#!/no/such/interpreter\n", "\x7fELF broken"])
-def test_a_sinfo_that_cannot_be_run_is_broken(
-    bin_folder: Path, monkeypatch: pytest.MonkeyPatch, content: str
-) -> None:
+def test_a_sinfo_that_cannot_be_run_is_broken(bin_folder: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     monkeypatch.setenv("PATH", str(bin_folder))  # or the next sinfo on PATH is taken, as the kernel does it
     (bin_folder / "sinfo").write_text(content)
     (bin_folder / "sinfo").chmod(0o755)

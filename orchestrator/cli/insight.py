@@ -1,0 +1,95 @@
+"""why, usage, script, profiles, env."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.common import JsonFlag, emit, table
+from orchestrator.client import Client
+
+app = typer.Typer()
+
+
+@app.command()
+def why(run_id: str, as_json: JsonFlag = False) -> None:
+    """Says why a run waits, failed or is slow, and what can be done."""
+    with Client() as orc:
+        found = orc.request("GET", f"/runs/{run_id}/why")
+    if as_json:
+        emit(found)
+        return
+    print(f"{found['status']} ({found['category']}): {found['summary']}")
+    print(f"What to do: {found['action']}")
+    for item in found["evidence"]:
+        facts = "  ".join(f"{name}={value}" for name, value in item.items() if value is not None and name != "source")
+        print(f"  {item['source']}: {facts}")
+    if found["rerun"]:
+        print(f"orc rerun {run_id} with {found['rerun']['resources']}")
+
+
+@app.command()
+def usage(
+    by: Annotated[str, typer.Option(help="sweep, plan, token, executor, day or status.")] = "sweep",
+    days: Annotated[float | None, typer.Option(min=0, help="Only runs created within so many days.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Sums up GPU-hours and CPU-hours."""
+    with Client() as orc:
+        since = {"since": time.time() - days * 86_400} if days is not None else {}
+        found = orc.request("GET", "/usage", params={"by": by, **since})
+    if as_json:
+        emit(found)
+        return
+    rows = [*found["rows"], {"key": "all", **found["total"]}]
+    table(
+        (by.upper(), "RUNS", "GPU HOURS", "CPU HOURS GIVEN", "USED"),
+        ((_key(by, row["key"]), row["runs"], *(f"{row[name]:.2f}" for name in HOURS)) for row in rows),
+    )
+
+
+HOURS = ("gpu_hours", "cpu_hours_given", "cpu_hours_used")
+
+
+def _key(by: str, key: Any) -> str:
+    if by == "day" and isinstance(key, int | float):
+        return time.strftime("%Y-%m-%d", time.gmtime(key))
+    return "" if key is None else str(key)
+
+
+@app.command()
+def script(run_id: str) -> None:
+    """Prints what was (or would be) handed to sbatch."""
+    with Client() as orc:
+        print(orc.request("GET", f"/runs/{run_id}/script")["script"])
+
+
+@app.command()
+def profiles(as_json: JsonFlag = False) -> None:
+    """Lists the profiles that runs may name."""
+    with Client() as orc:
+        found = orc.request("GET", "/profiles")
+    if as_json:
+        emit(found)
+        return
+    table(("PROFILE", "WHAT"), ((item["name"], item.get("description", "")) for item in found))
+
+
+@app.command("env")
+def environment(
+    workdir: Annotated[Path | None, typer.Argument(help="Where to look (without: here).")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Shows the environment found for a workdir: modules, virtualenv, conda; applied only when asked (--auto-env)."""
+    with Client() as orc:
+        found = orc.request("POST", "/environment/detect", {"workdir": str((workdir or Path.cwd()).absolute())})
+    if as_json:
+        emit(found)
+        return
+    for line in found["activation"] or ["# nothing found that could be activated"]:
+        print(line)
+    for item in found["evidence"]:
+        print(f"# {item['file']}: {item['says']}")
+    for note in found["notes"]:
+        print(f"# {note}")
