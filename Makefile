@@ -1,6 +1,7 @@
 # make demo    the whole thing once, on this machine, in under two minutes
 # make test    everything that is checked
 # make serve   the service, until Ctrl-C
+# make slurm   a real Slurm cluster on this machine (root, Debian), with your shell in it; RUN="make demo" runs that
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: setup demo serve test unit lint types imports acceptance test-gpu bench clean
+.PHONY: setup demo serve slurm test unit lint types imports contract acceptance test-gpu bench clean
 
 setup: $(VENV)/.done
 
@@ -24,6 +25,10 @@ demo: setup
 serve: setup
 	$(BIN)/orc serve
 
+slurm: setup
+	tests/packages.sh slurm
+	$(BIN)/python -m tests.support.realslurm --accounting $(if $(RUN),-- $(RUN))
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,6 +41,10 @@ imports: setup
 
 unit: setup
 	$(BIN)/python -m pytest tests/unit -n $(WORKERS)
+
+contract: setup
+	tests/packages.sh slurm
+	$(BIN)/python -m pytest tests/contract -n $(WORKERS)
 
 test: lint types imports
 	tests/packages.sh

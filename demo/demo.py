@@ -106,9 +106,10 @@ def main() -> None:
         say("3. A sweep and its runs   POST /sweeps/wild, then POST /runs for each configuration")
         wild = {"name": "digits", "goal": plan["goal"], "plan_id": plan["id"]}
         sweep = post(f"{server_url}/sweeps/wild", auth, wild)
+        resources = resources_on(cluster)
         for lr in LEARNING_RATES:
             for hidden in WIDTHS:
-                post(f"{server_url}/runs", auth, run_body(sweep["id"], lr, hidden))
+                post(f"{server_url}/runs", auth, run_body(sweep["id"], lr, hidden) | resources)
         out.print(f"   sweep {sweep['id']} with {len(LEARNING_RATES) * len(WIDTHS)} runs")
 
         say("4. Follow them   GET /sweeps/{id}")
@@ -137,6 +138,13 @@ def run_body(sweep_id: str, lr: float, hidden: int) -> dict[str, Any]:
     }
 
 
+def resources_on(cluster: dict[str, Any]) -> dict[str, Any]:
+    """On a Slurm cluster each run asks for a GPU by --gres, where there are any, and says how long it takes."""
+    if cluster["type"] != "slurm":
+        return {}
+    return {"resources": {"cpus": 1, "time": 5} | ({"gpus": 1} if cluster["gpu_count"] else {})}
+
+
 def follow(server_url: str, auth: str, sweep_id: str) -> None:
     """Until every run of the sweep is over."""
     deadline = time.monotonic() + DEADLINE
@@ -159,6 +167,13 @@ def primary_metric(markdown: str) -> str:
     return found[1]
 
 
+def where(run: dict[str, Any]) -> str:
+    """The node and the GPUs that a run had; "here" on one machine."""
+    gpus = ",".join(str(gpu["index"]) for gpu in run["gpus"] or [])
+    node = (run["scheduler"] or {}).get("nodes") or "here"
+    return f"{node} GPU {gpus}" if gpus else node
+
+
 def show(runs: list[dict[str, Any]], metric: str) -> None:
     """The runs, best first."""
 
@@ -167,7 +182,7 @@ def show(runs: list[dict[str, Any]], metric: str) -> None:
         return float(summary["last"]) if summary and summary["last"] is not None else float("-inf")
 
     table = Table(title=f"\nRuns by {metric}", box=None, title_style="bold", header_style="bold")
-    for column in ("RUN", "NAME", "STATUS", metric.upper(), "BEST", "LOSS", "EPOCHS", "SECONDS", "MEMORY"):
+    for column in ("RUN", "NAME", "STATUS", metric.upper(), "BEST", "LOSS", "EPOCHS", "SECONDS", "MEMORY", "WHERE"):
         table.add_column(column, no_wrap=column != "NAME")
     for run in sorted(runs, key=value, reverse=True):
         summary = run.get("metricSummary", {})
@@ -181,6 +196,7 @@ def show(runs: list[dict[str, Any]], metric: str) -> None:
             str(summary["loss"]["count"]) if "loss" in summary else "",
             f"{run['ended_at'] - run['started_at']:.1f}" if run["started_at"] else "",
             f"{(run['peak_memory_bytes'] or 0) / 2**20:.0f} MiB",
+            where(run),
         )
     out.print(table)
 

@@ -157,11 +157,6 @@ class Job:
         return [share.node for share in self.shares]
 
     @property
-    def is_waiting_array(self) -> bool:
-        """Whether this is the record of array tasks that have not started."""
-        return bool(self.waiting_tasks)
-
-    @property
     def finished(self) -> bool:
         """Whether it ended and nothing of it is left on a node."""
         return self.state in FINISHED and not self.completing

@@ -1,6 +1,5 @@
 """Time limits, points in time, durations: as Slurm's commands take them and print them."""
 
-import calendar
 import time
 from collections.abc import Mapping
 
@@ -97,16 +96,6 @@ def stamp(moment: int, environment: Mapping[str, str], unknown: str = "Unknown")
     if pattern == "relative":
         pattern = "%H:%M:%S"
     return time.strftime(pattern, time.localtime(moment))
-
-
-def utc_stamp(moment: int) -> str:
-    """As ``stamp``, in UTC: for what must not depend on who looks."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
-
-
-def epoch(text: str) -> int:
-    """What ``utc_stamp`` printed."""
-    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
 
 
 def short(seconds: int) -> str:

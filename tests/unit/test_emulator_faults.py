@@ -207,3 +207,33 @@ def test_the_end_of_the_block_ends_every_process(tmp_path: Path) -> None:
         wrap(slurm, f"(setsid sh -c 'echo $$ > {note}; exec sleep 300' &); sleep 300")
         pid = _number(note)
     wait_until(lambda: not _alive(pid), "the process that fled")
+
+
+def test_a_drained_node_takes_no_jobs(slurm: EmulatedSlurm) -> None:
+    slurm.drain_node("n1", "disk")
+    wrap(slurm, "sleep 300")
+    wait_until(lambda: states(slurm) == {"wrap": "RUNNING"}, "the job")
+    assert slurm.jobs()[0].nodes == ["n2"]
+    assert slurm.run("sinfo", "-h", "-N", "-n", "n1", "-o", "%t|%E").stdout == "drain|disk\n"
+
+
+def test_a_hung_controller_reads_a_script_from_standard_input(slurm: EmulatedSlurm) -> None:
+    slurm.controller.hang()
+    subprocess.run(
+        [str(slurm.folder.bin / "sbatch"), "-J", "stdin", "-o", "/dev/null"],
+        input="#!/bin/sh\n",
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    slurm.controller.resume()
+    assert set(states(slurm)) == {"stdin"}
+
+
+def test_faults_outlive_the_controller(slurm: EmulatedSlurm) -> None:
+    slurm.faults.database_down(True)
+    slurm.controller.stop()
+    slurm.controller.start()
+    assert slurm.run("sacct", "-X").returncode == 1
+    slurm.faults.database_down(False)
+    assert slurm.run("sacct", "-X").returncode == 0

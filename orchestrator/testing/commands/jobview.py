@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from orchestrator.testing.arrays import DEFAULT_BITSTR_LEN, compress
-from orchestrator.testing.endings import LAUNCH_FAILURE
 from orchestrator.testing.gres import parse_gpus, parse_gres
 from orchestrator.testing.hostlist import compress_hosts
 from orchestrator.testing.memory import show_memory
@@ -177,13 +176,3 @@ def planned_end(job: Job) -> int:
 def planned_start(job: Job) -> int:
     """When it started, or will at the earliest; 0 for not known."""
     return job.start_time or (job.request.begin if job.state == "PENDING" else 0)
-
-
-def raw_status(job: Job) -> int:
-    """The wait status as squeue's exit_code of 22.05 has it."""
-    return job.status
-
-
-def is_launch_failure(job: Job) -> bool:
-    """Whether its output could not be opened."""
-    return job.status == LAUNCH_FAILURE

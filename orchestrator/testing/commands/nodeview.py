@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from orchestrator.testing.cluster import Node
-from orchestrator.testing.gres import count, used_text
+from orchestrator.testing.gres import used_text
 from orchestrator.testing.model import Job, NodeState
 from orchestrator.testing.queue import Queue
 
@@ -95,11 +95,6 @@ class NodeView:
     def gres_used(self) -> str:
         """``gpu:a100:2(IDX:0-1)``."""
         return used_text(self.node.gres, self.gres)
-
-    @property
-    def gpus_used(self) -> int:
-        """All of them, whatever type."""
-        return count(self.gres)
 
 
 def view(queue: Queue) -> dict[str, NodeView]:

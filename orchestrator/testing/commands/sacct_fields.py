@@ -196,14 +196,6 @@ def _used(job: Job) -> float:
     return sum(step.cpu_seconds for step in job.steps)
 
 
-def _requested_memory(job: Job, _: Values) -> str:
-    return show_memory(jobview.memory(job)) if not job.request.memory_per_node else _plain(jobview.memory(job))
-
-
-def _plain(mib: int) -> str:
-    return show_memory(mib)
-
-
 _JOB: dict[str, Callable[[Job, Values], str]] = {
     "JobID": lambda job, _: jobview.shown_id(job, {"SLURM_BITSTR_LEN": "0"}),
     "JobIDRaw": lambda job, _: str(job.job_id),
@@ -234,7 +226,7 @@ _JOB: dict[str, Callable[[Job, Values], str]] = {
     "AllocNodes": lambda job, _: str(len(job.shares)),
     "ReqCPUS": lambda job, _: str(job.request.tasks * job.request.cpus_per_task),
     "ReqNodes": lambda job, _: str(job.request.nodes_min),
-    "ReqMem": _requested_memory,
+    "ReqMem": lambda job, _: show_memory(jobview.memory(job)),
     "ReqTRES": lambda job, _: jobview.accounting_tres(job, allocated=False),
     "AllocTRES": lambda job, _: jobview.accounting_tres(job, allocated=True),
     "NodeList": lambda job, _: compress_hosts(job.nodes) or "None assigned",

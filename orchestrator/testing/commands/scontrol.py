@@ -4,7 +4,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.testing import operations
-from orchestrator.testing.arguments import Arguments, UsageError, options_table, parse
+from orchestrator.testing.arguments import UsageError, options_table, parse
 from orchestrator.testing.arrays import BadArray, parse_ref, split_list
 from orchestrator.testing.commands import scontrol_show
 from orchestrator.testing.commands.base import Answer, Call, Failed, usage
@@ -140,8 +140,3 @@ def _update_node(pairs: Mapping[str, str], call: Call, queue: Queue) -> Answer:
         except operations.Denied as denied:
             raise Failed(f"slurm_update error: {denied}") from None
     return Answer()
-
-
-def is_reading(given: Arguments) -> bool:
-    """Whether the call changes nothing."""
-    return given.words[:1] in (["show"], ["ping"])
