@@ -11,8 +11,8 @@ from sqlmodel import Session
 from orchestrator import metrics
 from orchestrator.db import Database
 from orchestrator.errors import OrcError
-from orchestrator.models import Run
 from orchestrator.rundir import RunDir
+from orchestrator.views import Glance
 from orchestrator.wandbfiles import WandbReader
 
 log = logging.getLogger(__name__)
@@ -29,21 +29,21 @@ class Collector:
         self._runs_dir = runs_dir
         self._wandb = wandb
         self._condition = threading.Condition()
-        self._live: dict[str, Run] = {}
+        self._live: dict[str, Glance] = {}
         self._looked: dict[str, float] = {}
-        self._ended: dict[str, Run] = {}
+        self._ended: dict[str, Glance] = {}
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name="collector", daemon=True)
         self._thread.start()
 
-    def watch(self, runs: Iterable[Run]) -> None:
+    def watch(self, runs: Iterable[Glance]) -> None:
         """These are the runs whose files grow."""
         with self._condition:
             self._live = {run.id: run for run in runs}
             self._looked = {run_id: at for run_id, at in self._looked.items() if run_id in self._live}
             self._condition.notify_all()
 
-    def finish(self, runs: Iterable[Run]) -> None:
+    def finish(self, runs: Iterable[Glance]) -> None:
         """These have ended: reads all that is left of them, and waits for it a moment."""
         mine = {run.id: run for run in runs}
         if not mine:
@@ -69,7 +69,7 @@ class Collector:
                         self._ended.pop(run.id, None)
                         self._condition.notify_all()
 
-    def _next(self) -> list[tuple[Run, bool]] | None:
+    def _next(self) -> list[tuple[Glance, bool]] | None:
         """What is to be read now: all that has ended, and the live ones not looked at for a while. None: the end."""
         with self._condition:
             while not self._closing:
@@ -82,7 +82,7 @@ class Collector:
                 self._condition.wait(SPACING if self._live else None)
             return None
 
-    def _safely(self, run: Run, *, over: bool) -> bool:
+    def _safely(self, run: Glance, *, over: bool) -> bool:
         try:
             return self._read(run, over=over)
         except OrcError as error:  # a full disk, say: tried again
@@ -93,7 +93,7 @@ class Collector:
             log.exception("metrics could not be read")
         return False
 
-    def _read(self, run: Run, *, over: bool) -> bool:
+    def _read(self, run: Glance, *, over: bool) -> bool:
         """One look at one run's files; whether there was anything new."""
         run_dir = RunDir(self._runs_dir, run.id)
         files = [run_dir.metrics, *self._wandb.files(run_dir.path, run.wandb_dir)]
@@ -102,7 +102,7 @@ class Collector:
             more = self._read_file(run, path, over=over) or more
         return more
 
-    def _read_file(self, run: Run, path: Path, *, over: bool) -> bool:
+    def _read_file(self, run: Glance, path: Path, *, over: bool) -> bool:
         with self._db.read() as session:
             offset = metrics.source_offset(session, run.id, str(path))
             reading = self._wandb.read(path, offset, over=over)

@@ -14,6 +14,7 @@ from orchestrator.proc import ProcessId
 from orchestrator.rundir import RunDir
 from orchestrator.shapes import GpuwrapConfig
 from orchestrator.states import Move, Reason, RunStatus
+from orchestrator.views import Glance
 
 FALLBACK = 5.0
 MAX_BUSY_RETRIES = 3
@@ -148,7 +149,7 @@ class GpuQueue:
         self.release_unused()
         self._line.leave()
 
-    def contention(self, run: Run, made: Move) -> Move | None:
+    def contention(self, run: Glance, made: Move) -> Move | None:
         """Instead of a failure in a run's first moments for a GPU that was busy after all: back into the queue."""
         ended, started = made.fields.get("ended_at"), made.fields.get("started_at") or run.started_at
         by_itself = made.status is RunStatus.FAILED and made.reason in {Reason.NONZERO_EXIT, Reason.SIGNAL}

@@ -21,7 +21,7 @@ from orchestrator.models import Run, Submission
 from orchestrator.slurmqueue import SlurmQueue
 from orchestrator.states import Evidence, Move, Reason, RunStatus, decide
 from orchestrator.steering import Steering
-from orchestrator.views import view_of, watched_of
+from orchestrator.views import Glance, view_of, watched_of
 
 log = logging.getLogger(__name__)
 IDLE_LOOK = 5.0
@@ -117,19 +117,19 @@ class Reconciler:
 
     # -- what is executing -----------------------------------------------------------------------------------------
 
-    def _observe(self) -> list[Run]:
+    def _observe(self) -> list[Glance]:
         """One look at every live run; the moves that follow; stops and other wishes carried out; metrics read."""
-        going: list[Run] = []
+        going: list[Glance] = []
         for name, executor in self._executors.items():
             going += self._observe_one(name, executor)
         self._collector.watch(run for run in going if run.status == RunStatus.RUNNING)
         self._on_trouble(self._slurm_trouble())
         return going
 
-    def _observe_one(self, name: str, executor: Executor) -> list[Run]:
+    def _observe_one(self, name: str, executor: Executor) -> list[Glance]:
         waiting = executor.looks_at_waiting()
         with self._db.read() as session:
-            live = [run for run in placement.watched(session, name, waiting=waiting) if run.job is not None]
+            live = placement.watched(session, name, waiting=waiting)
         seen = executor.observe([watched_of(run) for run in live])
         moves = [(run, decide(view_of(run), seen[run.id])) for run in live if run.id in seen]
         ending = [run for run, made in moves if made is not None and made.status.terminal]
@@ -145,7 +145,7 @@ class Reconciler:
             self._gpus.tidy()
         return going
 
-    def _apply(self, decided: Sequence[tuple[Run, Evidence, Move]]) -> None:
+    def _apply(self, decided: Sequence[tuple[Glance, Evidence, Move]]) -> None:
         """Decides again inside the writer, on what is stored by now, and makes the moves."""
         if not decided:
             return
@@ -160,7 +160,7 @@ class Reconciler:
 
         self._db.write(write)
 
-    def _cancel(self, executor: Executor, stopping: Sequence[Run]) -> None:
+    def _cancel(self, executor: Executor, stopping: Sequence[Glance]) -> None:
         now = time.time()
         done = executor.cancel([(watched_of(run), now - (run.stop_requested_at or now)) for run in stopping])
         if done:
@@ -178,6 +178,7 @@ class Reconciler:
             waiting = placement.waiting(session)
         if not waiting:
             self._gpus.take([])
+            self._slurm.settled(0)
             return []
         self._fail_orphans()
         pauses = [self._start_cpu() if waiting.cpu else IDLE_LOOK, self._start_gpu()]

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ class RunDir:
         return env
 
 
+@cache
 def wrapper_text() -> str:
     """The script that bash runs: it makes conda and module work, then reads the command."""
     return (shipped("slurm_templates") / "wrapper.sh").read_text()

@@ -41,7 +41,7 @@ class SlurmQueue:
 
     def batches(self, may_try: Callable[[Run], bool], most: Callable[[str], int | None]) -> list[Batch]:
         """The submissions to make now."""
-        self._first = time.monotonic()
+        self._count = 0
         with self._db.read() as session:
             room = placement.room(session)
             waiting = [run for run in placement.for_slurm(session, room.full()) if may_try(run)]

@@ -11,8 +11,8 @@ from orchestrator import runs
 from orchestrator.db import Database
 from orchestrator.executors.base import Action, Executor
 from orchestrator.journal import SERVICE, change, record
-from orchestrator.models import Run, Submission
-from orchestrator.views import watched_of
+from orchestrator.models import Submission
+from orchestrator.views import Glance, watched_of
 
 ASK_AGAIN = 10.0
 ACTIONS: tuple[Action, ...] = ("hold", "release", "requeue", "priority")
@@ -26,7 +26,7 @@ class Steering:
         self._executors = executors
         self._asked: dict[tuple[str, str], float] = {}
 
-    def carry_out(self, name: str, live: Sequence[Run]) -> None:
+    def carry_out(self, name: str, live: Sequence[Glance]) -> None:
         """Every wish of these runs that is not confirmed yet."""
         wishing = [run for run in live if run.wishes and run.stop_requested_at is None]
         for action in ACTIONS:
@@ -34,7 +34,7 @@ class Steering:
             if wanted:
                 self._one(self._executors[name], action, wanted)
 
-    def _one(self, executor: Executor, action: Action, wanted: Sequence[Run]) -> None:
+    def _one(self, executor: Executor, action: Action, wanted: Sequence[Glance]) -> None:
         now = time.monotonic()
         confirmed = [run for run in wanted if executor.confirms(action, watched_of(run))]
         self._settle(action, [run.id for run in confirmed])
@@ -72,7 +72,7 @@ class Steering:
 
     # -- what nobody should have any more --------------------------------------------------------------------------
 
-    def end_strays(self, name: str, live: Sequence[Run]) -> None:
+    def end_strays(self, name: str, live: Sequence[Glance]) -> None:
         """Jobs of ours that go on though their run has ended, or has them no more: told to end, with an event.
 
         Only what this database has submitted: another server of the same user may have jobs of such names too.

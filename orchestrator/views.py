@@ -1,5 +1,7 @@
 """A run as those see it who know no database rows: its executor, and ``decide``."""
 
+from typing import Any, Protocol
+
 from orchestrator.environments import Environment
 from orchestrator.executors.base import JobHandle, Task, Watched
 from orchestrator.models import Run
@@ -27,12 +29,47 @@ def task_of(run: Run) -> Task:
     )
 
 
-def watched_of(run: Run) -> Watched:
+class Glance(Protocol):
+    """What a look at an executing run needs of its row; ``Run`` itself has it too."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def executor(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def job(self) -> dict[str, Any] | None: ...
+    @property
+    def stop_requested_at(self) -> float | None: ...
+    @property
+    def wishes(self) -> dict[str, Any]: ...
+    @property
+    def reported(self) -> dict[str, Any] | None: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def lease_gpus(self) -> int: ...
+    @property
+    def gpus(self) -> list[dict[str, Any]] | None: ...
+    @property
+    def gpu_retries(self) -> int: ...
+    @property
+    def started_at(self) -> float | None: ...
+    @property
+    def wandb_dir(self) -> str | None: ...
+
+
+def watched_of(run: Glance) -> Watched:
     """A run as its executor is asked about it."""
     job = JobHandle(run.executor, run.job) if run.job is not None else None
     return Watched(run.id, run.attempt, job, stopping=run.stop_requested_at is not None)
 
 
-def view_of(run: Run) -> RunView:
+def view_of(run: Glance) -> RunView:
     """A run as ``decide`` sees it."""
     return RunView(RunStatus(run.status), run.attempt, run.stop_requested_at is not None, run.reason, run.reported)

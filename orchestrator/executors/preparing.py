@@ -20,6 +20,7 @@ class Preparer:
         self._runs_dir = runs_dir
         self._env_pass = env_pass
         self._templates = templates
+        self._passed: tuple[dict[str, str], dict[str, str]] = ({}, {})
 
     def prepare(self, task: Task, settings: Mapping[str, str]) -> AttemptDir:
         """Makes the run's directory and its attempt's launch file. ``settings``: what the executor tells job.py.
@@ -54,7 +55,10 @@ class Preparer:
         )
 
     def _environment(self, task: Task, run_dir: RunDir) -> dict[str, str]:
-        env = passed_environment(os.environ, self._env_pass) | task.env
+        environ = dict(os.environ)
+        if self._passed[0] != environ:  # it hardly ever changes, and thousands of runs may be prepared at once
+            self._passed = (environ, passed_environment(environ, self._env_pass))
+        env = self._passed[1] | task.env
         for name, value in run_dir.standard_env(task.run_id, task.sweep_id, task.attempt).items():
             if name.startswith("ORC_") or name not in task.env:  # which run it is, nobody sets but we
                 env[name] = value

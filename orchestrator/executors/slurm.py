@@ -81,6 +81,7 @@ class SlurmExecutor:
             self._poller.away(error.message)
             raise
         self._poller.cadence.hurry()
+        self._busy = True
         if isinstance(answer, Rejection):
             return Refusal(f"sbatch: {answer}"[:2000], final=answer.final, too_many=answer.too_many)
         return self._handles(spec, answer)
@@ -147,13 +148,15 @@ class SlurmExecutor:
 
     def observe(self, watched: Sequence[Watched]) -> dict[str, Evidence]:
         """Run directories first; squeue when it is due; sacct for what squeue no longer knows."""
-        self._busy = bool(watched) or self._poller.trouble is not None
-        if not self._busy:
+        if self._poll:  # only then are those that wait among the watched
+            self._busy = bool(watched) or self._poller.trouble is not None
+        if not watched:
             return {}
         fresh = self._poller.look() if self._poll else None
         if fresh is None and time.monotonic() - self._looked_at < LOOK_SPACING:
             return {}
         self._looked_at = time.monotonic()
+        self._look.eager = False
         found: dict[str, Evidence] = {}
         missing = [] if fresh is None else [i for i in watched if (key := _key(i)) and key not in fresh.rows]
         ended = self._poller.ended([(_key(item), str(_data(item)["job_id"])) for item in missing])

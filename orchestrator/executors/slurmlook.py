@@ -39,6 +39,7 @@ class Look:
         number = RunDir(self._runs_dir, item.run_id).latest(item.attempt)
         if number == item.attempt:
             return None
+        self._forget(item, "state", "missing")
         before = RunDir(self._runs_dir, item.run_id).attempt(item.attempt)
         return Evidence(number, claimed=True, alive=True, previous=before.exit())
 
@@ -56,18 +57,18 @@ class Look:
         """squeue shows the job."""
         self._forget(item, "missing")
         number, attempt = self._attempt(item)
-        self.eager = False
+        if row.state not in PROVISIONAL:
+            self._forget(item, "state")
         record = attempt.exit()
         if record is not None and _clean(record):
             return self._over(item, number, attempt, record, None, shown)
         if row.phase is Phase.PENDING:
-            self._forget(item, "state")
             return Evidence(number, waiting=True, scheduler=shown, previous=record)
         if row.phase is Phase.ENDED and self._believed(item, row.state):
             told = SchedulerEnd(row.state, row.code, row.signal, row.start, row.end, self._said(item, attempt))
             return self._over(item, number, attempt, record, told, shown)
         started = attempt.started()
-        self.eager = record is not None or row.phase in {Phase.ENDING, Phase.ENDED}
+        self.eager |= record is not None or row.phase in {Phase.ENDING, Phase.ENDED}
         return _alive(number, started or {}, shown, suspended=row.state in {"SUSPENDED", "STOPPED"})
 
     def unknown(self, item: Watched, account: AccountRow | None, *, kin: bool, keeps_accounts: bool) -> Evidence:

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterable
 
-_JOB = re.compile(r"(\d+)(?:_(?:(\d+)|\[([^\]]*)\]))?")
+_JOB = re.compile(r"(\d+)(?:\+\d+|_(?:(\d+)|\[([^\]]*)\]))?")
 _PART = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
 
 
 def parse(text: str) -> tuple[str, list[int] | None]:
-    """The job id and its array indices; None for a job that is no array.
+    """The job id and its array indices; None for a job that is no array (``16+1``: a part of a heterogeneous one).
 
     Raises ValueError for anything else: also for a list that squeue has cut (SLURM_BITSTR_LEN must be 0).
     """

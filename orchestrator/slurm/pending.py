@@ -49,23 +49,44 @@ _TABLE: dict[str, tuple[str, str, str]] = {
     "Prolog": ("site", "Its prolog runs.", _WAIT),
     "Cleaning": ("queue", "It is being requeued and still cleaned up.", _WAIT),
     "BurstBufferResources": ("resources", "The burst buffer is in use.", _WAIT),
-    "MaxRequeue": ("hold", "It was requeued too often (MaxBatchRequeue).", "Look into its log, then release it."),
+    "JobHoldMaxRequeue": (
+        "hold",
+        "It was requeued too often (MaxBatchRequeue).",
+        "Look into its log, then release it.",
+    ),
+    "AccountNotAllowed": ("never", "Its account may not use this partition.", "Name another account or partition."),
+    "QOSNotAllowed": ("never", "Its QOS may not be used here.", "Name another QOS or partition."),
+    "MaxMemPerLimit": ("never", "It asks for more memory than a limit allows.", "Ask for less memory."),
+    "DeadLine": ("never", "Its deadline cannot be kept.", "Run it again with another."),
+    "ReservationInvalid": ("never", "Its reservation is not valid.", "Run it again without, or with another."),
     "FedJobLock": ("queue", "The federation's clusters agree about it.", _WAIT),
 }
 
 
+# What squeue and scontrol write out in words (scontrol with underscores).
+_NODES_DOWN = "Nodes required for job are DOWN"
+
+
 def explain(code: str) -> PendingReason:
     """What a reason means. Limits of accounts and QOS (a hundred codes) are told by their names' pattern."""
+    if code.replace("_", " ").startswith(_NODES_DOWN):
+        return PendingReason(*_TABLE["ReqNodeNotAvail"])
     bare = re.split(r"[,(]", code, maxsplit=1)[0].strip() or "None"
     if bare in _TABLE:
         return PendingReason(*_TABLE[bare])
     for sign, whose in (("QOS", "QOS"), ("Assoc", "account")):
         if bare.startswith(sign):
-            what = bare.removeprefix(sign).removeprefix("Grp").removeprefix("Max")
-            words = f"A limit of your {whose} is reached ({bare}: {what})."
-            never = "PerJob" in bare or "TimeLimit" in bare
-            action = (
-                "Ask for less: this limit is for each job." if never else "Wait until your (group's) other jobs end."
-            )
-            return PendingReason("never" if never else "limit", words, action)
+            return _limit(bare, whose)
+    if bare.startswith("Max") and bare.endswith(("PerAccount", "PerUser")):
+        return _limit(bare, "account")
     return PendingReason("unknown", f"Slurm gives the reason {code!r}.", "See squeue(1), JOB REASON CODES.")
+
+
+def _limit(code: str, whose: str) -> PendingReason:
+    """One of the limits: some are reached by all jobs together, and pass; some are each job's own, and never do."""
+    own = any(sign in code for sign in ("PerJob", "PerNode", "QOSMin", "WallDuration", "TimeLimit", "NotAllowed"))
+    if own:
+        action = "Ask for what it allows: this limit is for each job."
+        return PendingReason("never", f"It goes beyond a limit of your {whose} ({code}).", action)
+    words = f"A limit of your {whose} is reached ({code})."
+    return PendingReason("limit", words, "Wait until your (group's) other jobs end.")

@@ -39,16 +39,17 @@ class Cadence:
     interval: float = 0.0
     due: float = 0.0
     hurry_until: float = 0.0
+    looked_at: float = 0.0
 
     def hurry(self, seconds: float = YOUNG) -> None:
         """Something is about to change: the floor for so long."""
         now = time.monotonic()
         self.hurry_until = max(self.hurry_until, now + seconds)
-        self.due = min(self.due, max(now, self.due - self.interval + self.floor))
+        self.due = min(self.due, max(now, self.looked_at + self.floor))
 
     def looked(self, *, changed: bool) -> None:
         """Sets when the next look is due."""
-        now = time.monotonic()
+        now = self.looked_at = time.monotonic()
         eager = changed or now < self.hurry_until
         self.interval = self.floor if eager else min(self.ceiling, max(self.interval, self.floor) * GROWTH)
         self.due = now + self.interval
@@ -56,7 +57,8 @@ class Cadence:
     def failed(self) -> None:
         """The scheduler gave no answer: the next try a while later."""
         self.interval = min(LONGEST_OUTAGE_PAUSE, max(self.interval, self.floor) * 2)
-        self.due = time.monotonic() + self.interval
+        self.looked_at = time.monotonic()
+        self.due = self.looked_at + self.interval
 
 
 @dataclass
