@@ -41,7 +41,8 @@ _GLANCED: tuple[Any, ...] = (
 
 
 def _handed_over(*, waiting: bool) -> Any:
-    among = _HANDED_OVER if waiting else col(Run.status).in_(LIVE)
+    stopping = _QUEUED & col(Run.submission_id).is_not(None) & col(Run.stop_requested_at).is_not(None)
+    among = _HANDED_OVER if waiting else col(Run.status).in_(LIVE) | stopping
     return sql_select(*_GLANCED).where(among, col(Run.executor) == bindparam("executor"), col(Run.job).is_not(None))
 
 
@@ -162,7 +163,7 @@ def waiting(session: Session) -> Waiting:
 
 
 def watched(session: Session, executor: str, *, waiting: bool) -> list[Glance]:
-    """Runs that an executor has; without ``waiting`` only those that have left its line.
+    """Runs that an executor has; without ``waiting`` only those that have left its line, or are to leave it.
 
     Plain rows: with thousands in Slurm's line, objects cost more than all the rest of a pass.
     """

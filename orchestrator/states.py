@@ -264,7 +264,8 @@ def _end(run: RunView, seen: Evidence, end: ExitRecord | None, told: SchedulerEn
     elif told is not None:
         fields |= {"exit_code": told.code, "signal": told.signal}
         fields |= {"ended_at": told.ended_at} if told.ended_at is not None else {}
-        fields |= {"started_at": told.started_at} if told.started_at is not None else {}
+        if told.started_at is not None and seen.claimed:  # Slurm gives a start even to what it cancelled in its line
+            fields["started_at"] = told.started_at
     status, reason, error = _by_scheduler(run, end, told) or (
         _judge(run, end) if end is not None else _without_record(told)
     )

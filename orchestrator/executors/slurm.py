@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 ASK_AGAIN = 10.0
 LOOK_SPACING = 1.0
 IDS_PER_CALL = 500
+LINGER = 300.0  # seconds after the last job for which squeue is still asked (MinJobAge's default): a job may come back
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class SlurmExecutor:
         self._sent: set[tuple[str, str]] = set()
         self._poll = False
         self._busy = False
+        self._linger_until = 0.0
         self.shown: dict[str, dict[str, Any]] = {}
 
     # -- submitting ------------------------------------------------------------------------------------------------
@@ -81,6 +83,7 @@ class SlurmExecutor:
             self._poller.away(error.message)
             raise
         self._poller.cadence.hurry()
+        self._linger_until = time.monotonic() + LINGER
         self._busy = True
         if isinstance(answer, Rejection):
             return Refusal(f"sbatch: {answer}"[:2000], final=answer.final, too_many=answer.too_many)
@@ -148,9 +151,10 @@ class SlurmExecutor:
 
     def observe(self, watched: Sequence[Watched]) -> dict[str, Evidence]:
         """Run directories first; squeue when it is due; sacct for what squeue no longer knows."""
-        if self._poll:  # only then are those that wait among the watched
-            self._busy = bool(watched) or self._poller.trouble is not None
-        if not watched:
+        if watched:
+            self._linger_until = time.monotonic() + LINGER
+        self._busy = time.monotonic() < self._linger_until or self._poller.trouble is not None
+        if not self._busy:
             return {}
         fresh = self._poller.look() if self._poll else None
         if fresh is None and time.monotonic() - self._looked_at < LOOK_SPACING:
@@ -222,7 +226,7 @@ class SlurmExecutor:
                 self._look.ask_to_stop(item)
         done = self._steer(["scancel"], due)
         self._asked |= dict.fromkeys(done, now)
-        if due:
+        if stopping:
             self._poller.cadence.hurry()
         return {due[key]: "scancel sent." for key in done}
 
@@ -256,7 +260,12 @@ class SlurmExecutor:
 
     def _steer(self, command: list[str], keys: Iterable[Key]) -> list[Key]:
         """The command for these jobs, many at once; those it was sent for."""
-        targets = [key for key in keys if self._rows()[key].phase is not Phase.ENDED]
+        rows = self._rows()
+        # Those that wait go first: where a task ends, the next of its array would begin.
+        targets = sorted(
+            (key for key in keys if rows[key].phase is not Phase.ENDED),
+            key=lambda key: rows[key].phase is not Phase.PENDING,
+        )
         done: list[Key] = []
         for start in range(0, len(targets), IDS_PER_CALL):
             part = targets[start : start + IDS_PER_CALL]
