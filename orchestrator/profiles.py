@@ -31,7 +31,14 @@ class Profiles:
 
     def public(self) -> list[dict[str, Any]]:
         """Each with what it says."""
-        return [{"name": name, **self._read(name)} for name in self.names()]
+        return [self._shown(name) for name in self.names()]
+
+    def _shown(self, name: str) -> dict[str, Any]:
+        """One; a broken one says so and hides no other."""
+        try:
+            return {"name": name, **self._read(name)}
+        except BadInput as error:
+            return {"name": name, "problem": error.message}
 
     def apply(self, body: Asked) -> Asked:
         """The body over its profile. Raises BadInput for a profile that is not there, or cannot be."""
@@ -40,12 +47,17 @@ class Profiles:
         said = {name: value for name, value in self._read(body.profile).items() if name != "description"}
         given = {name: getattr(body, name) for name in body.model_fields_set}
         for name in MERGED:
-            if name in given and name in said:
+            if name in given and isinstance(said.get(name), dict):
                 own = given[name] if isinstance(given[name], dict) else given[name].model_dump(exclude_unset=True)
                 given[name] = said[name] | own
         try:
             terms = RunTerms.model_validate(
-                said | {name: _plain(value) for name, value in given.items() if name in RunTerms.model_fields}
+                said
+                | {
+                    name: _plain(value)
+                    for name, value in given.items()
+                    if name in RunTerms.model_fields and (name not in MERGED or isinstance(said.get(name, {}), dict))
+                }
             )
         except ValidationError as error:
             first = error.errors()[0]

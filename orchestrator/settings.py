@@ -70,6 +70,8 @@ class Settings(BaseSettings):
         object.__setattr__(self, "runs_dir", runs_dir.expanduser().absolute())
         floor, protected = tightened(home)
         object.__setattr__(self, "slurm_poll_floor_seconds", max(floor, self.slurm_poll_floor_seconds))
+        ceiling = max(self.slurm_poll_ceiling_seconds, self.slurm_poll_floor_seconds)
+        object.__setattr__(self, "slurm_poll_ceiling_seconds", ceiling)
         object.__setattr__(self, "slurm_protected_options", sorted({*protected, *self.slurm_protected_options}))
         if not self.database_url:
             object.__setattr__(self, "database_url", f"sqlite:///{home / 'orc.db'}")

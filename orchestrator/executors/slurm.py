@@ -93,7 +93,13 @@ class SlurmExecutor:
         """The run directories, and the submission's own folder: job.py, the tasks, the script."""
         job = self.job_spec(spec)
         job.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        settings = {"scheduler": "slurm", "grace": str(self._policy.grace), "heartbeat": str(self._policy.heartbeat)}
+        policy = self._policy
+        settings = {
+            "scheduler": "slurm",
+            "subreaper": "1",
+            "grace": str(policy.grace),
+            "heartbeat": str(policy.heartbeat),
+        }
         for task in spec.tasks:
             self._preparer.prepare(task, settings)
         # The job takes the job.py of its submission's day, whatever is installed when it starts.
@@ -156,7 +162,8 @@ class SlurmExecutor:
         self._busy = time.monotonic() < self._linger_until or self._poller.trouble is not None
         if not self._busy:
             return {}
-        fresh = self._poller.look() if self._poll else None
+        own = {_key(item): str(_data(item).get("job_id")) for item in watched}
+        fresh = self._poller.look(own) if self._poll else None
         if fresh is None and time.monotonic() - self._looked_at < LOOK_SPACING:
             return {}
         self._looked_at = time.monotonic()
@@ -248,12 +255,18 @@ class SlurmExecutor:
     def confirms(self, action: Action, watched: Watched) -> bool:
         """By the last squeue: its reason tells of holds; a requeue is confirmed by its job's waiting again."""
         row = self._rows().get(_key(watched))
+        if row is not None and row.mixed:
+            row = self._poller.task_row(_key(watched), row)
         if row is None:
             return False
-        if action == "priority":  # squeue does not show it: scontrol's own answer has to do
-            return (watched.run_id, action) in self._sent
-        held = "JobHeld" in row.reason and not row.mixed
-        return {"hold": held, "release": row.phase is not Phase.PENDING or not held}.get(action, False)
+        held = row.phase is Phase.PENDING and any(word in row.reason.lower() for word in ("held", "hold"))
+        if action == "hold":
+            return held
+        # Once sent, and seen; a priority squeue does not show: scontrol's own answer has to do.
+        done = (watched.run_id, action) in self._sent and (action == "priority" or not held)
+        if done:
+            self._sent.discard((watched.run_id, action))
+        return done and action != "requeue"
 
     def _rows(self) -> Mapping[Key, queue.QueueRow]:
         return self._poller.last.rows if self._poller.last is not None and self._poller.trouble is None else {}

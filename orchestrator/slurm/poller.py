@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.errors import SchedulerUnavailable
@@ -51,12 +51,13 @@ class Cadence:
         """Sets when the next look is due."""
         now = self.looked_at = time.monotonic()
         eager = changed or now < self.hurry_until
-        self.interval = self.floor if eager else min(self.ceiling, max(self.interval, self.floor) * GROWTH)
+        slower = max(self.floor, min(self.ceiling, max(self.interval, self.floor) * GROWTH))
+        self.interval = self.floor if eager else slower
         self.due = now + self.interval
 
     def failed(self) -> None:
         """The scheduler gave no answer: the next try a while later."""
-        self.interval = min(LONGEST_OUTAGE_PAUSE, max(self.interval, self.floor) * 2)
+        self.interval = max(self.floor, min(LONGEST_OUTAGE_PAUSE, max(self.interval, self.floor) * 2))
         self.looked_at = time.monotonic()
         self.due = self.looked_at + self.interval
 
@@ -73,9 +74,10 @@ class Poller:
     keeps_accounts: bool | None = None
     _asked: dict[str, float] = field(default_factory=dict)
     _ended: dict[Key, AccountRow] = field(default_factory=dict)
+    _tasks: dict[str, tuple[float, dict[Key, QueueRow]]] = field(default_factory=dict)
 
-    def look(self) -> Snapshot | None:
-        """A fresh snapshot when one is due and Slurm answers, else None."""
+    def look(self, own: Mapping[Key, str] | None = None) -> Snapshot | None:
+        """A fresh snapshot when one is due and Slurm answers, else None. ``own``: the job ids of what is watched."""
         if time.monotonic() < self.cadence.due:
             return None
         if self.trouble is not None and not self.gate.controller_up():
@@ -90,7 +92,7 @@ class Poller:
             self.away(error.message)
             return None
         rows = queue.parse(answer.output)
-        fresh = Snapshot(at, queue.by_task(rows), frozenset(row.name for row in rows))
+        fresh = Snapshot(at, queue.by_task(rows, own), frozenset(row.name for row in rows))
         self.trouble = None
         self.cadence.looked(changed=self._changed(fresh))
         self.last = fresh
@@ -102,6 +104,18 @@ class Poller:
             log.warning("Slurm gives no answer: %s", message)
         self.trouble = message
         self.cadence.failed()
+
+    def task_row(self, key: Key, merged: QueueRow) -> QueueRow | None:
+        """One task of a row in which squeue shows several that wait for different reasons. Asked once a look."""
+        assert self.last is not None
+        if self._tasks.get(merged.job_id, (0.0, {}))[0] != self.last.at:
+            try:
+                answer = self.gate.run(queue.command(self.user, tasks=True, job_ids=[merged.job_id]))
+            except SchedulerUnavailable as error:
+                self.away(error.message)
+                return None
+            self._tasks[merged.job_id] = (self.last.at, queue.by_task(queue.parse(answer.output)))
+        return self._tasks[merged.job_id][1].get(key)
 
     def _changed(self, fresh: Snapshot) -> bool:
         before = self.last.rows if self.last is not None else {}

@@ -1,7 +1,7 @@
 """squeue: our own jobs, in one call. Fields and their forms are alike on 22.05 to 26.05."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.slurm import arrays
@@ -124,12 +124,20 @@ def tres_count(text: str, name: str) -> int:
     return 0
 
 
-def by_task(rows: Sequence[QueueRow]) -> dict[tuple[str, int | None], QueueRow]:
-    """Each task's row by its job's name and array index. Of two with one name, the one that is not over counts."""
+def by_task(
+    rows: Sequence[QueueRow], own: Mapping[tuple[str, int | None], str] | None = None
+) -> dict[tuple[str, int | None], QueueRow]:
+    """Each task's row by its job's name and array index.
+
+    Of two with one name (somebody submitted a script again) the job that is known as the task's ``own`` counts, else the
+    one that is not over.
+    """
+    own = own or {}
     found: dict[tuple[str, int | None], QueueRow] = {}
     for row in rows:
         for index in row.indices if row.indices is not None else (None,):
             known = found.get((row.name, index))
-            if known is None or known.phase is Phase.ENDED:
+            mine = own.get((row.name, index))
+            if known is None or row.job_id == mine or (known.phase is Phase.ENDED and known.job_id != mine):
                 found[row.name, index] = row
     return found

@@ -775,14 +775,13 @@ def test_snapshots_within_the_workdir_are_not_copied(tmp_path: Path, in_git: boo
     work = made(tmp_path / "work")
     if not in_git:
         shutil.rmtree(work / ".git")
-    for number in range(10):  # so that some are listed after the snapshots, in whatever order
-        (work / f"part-{number}").mkdir()
-        (work / f"part-{number}" / "a.py").touch()
-    before = names(work) - {name for name in names(work) if name.startswith(".git/")}
-    for number in range(200):
-        old = work / "state" / "snapshots" / ("0" * 40) / f"file-{number:040}"
-        old.parent.mkdir(parents=True, exist_ok=True)
-        old.touch()
+    old = work / "state" / "snapshots" / ("0" * 40)
+    for folder in (work / "before", old, work / "after"):  # code is listed after the snapshots in whatever order
+        folder.mkdir(parents=True)
+        (folder / "a.py").touch()
+    before = {".gitignore", "train.py", "src/model.py", "before/a.py", "after/a.py"}
+    for number in range(100):
+        (old / f"file-{number:040}").touch()
     found = [snapshot(work, work / "state" / "snapshots", MEBI, len(before)) for _ in range(3)]
     assert found == [found[0]] * 3
     assert names(found[0].root) == before

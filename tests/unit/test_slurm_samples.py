@@ -281,8 +281,12 @@ def test_every_reason_why_a_job_waits_is_explained(version: str) -> None:
     found = {code: pending.explain(code).category for code in {*reasons.values(), *shown, *lists}}
     assert "unknown" not in found.values(), found
     assert found == found | {
-        **{"Resources": "resources", "Priority": "queue", "JobArrayTaskLimit": "limit", "JobHeldUser": "hold"},
-        **{"BeginTime": "queue", "DependencyNeverSatisfied": "never"},
+        "Resources": "resources",
+        "Priority": "queue",
+        "JobArrayTaskLimit": "limit",
+        "JobHeldUser": "hold",
+        "BeginTime": "queue",
+        "DependencyNeverSatisfied": "never",
     }
 
 
