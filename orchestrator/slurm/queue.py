@@ -129,8 +129,8 @@ def by_task(
 ) -> dict[tuple[str, int | None], QueueRow]:
     """Each task's row by its job's name and array index.
 
-    Of two with one name (somebody submitted a script again) the job that is known as the task's ``own`` counts, else the
-    one that is not over.
+    Of two with one name (somebody submitted a script again) the job that is known as the task's ``own`` counts, else
+    the one that is not over.
     """
     own = own or {}
     found: dict[tuple[str, int | None], QueueRow] = {}
