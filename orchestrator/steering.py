@@ -24,7 +24,7 @@ class Steering:
     def __init__(self, db: Database, executors: dict[str, Executor]) -> None:
         self._db = db
         self._executors = executors
-        self._asked: dict[tuple[str, str], float] = {}
+        self._asked: dict[tuple[str, str, int], float] = {}
 
     def carry_out(self, name: str, live: Sequence[Glance]) -> None:
         """Every wish of these runs that is not confirmed yet."""
@@ -36,18 +36,18 @@ class Steering:
 
     def _one(self, executor: Executor, action: Action, wanted: Sequence[Glance]) -> None:
         now = time.monotonic()
-        confirmed = [run for run in wanted if executor.confirms(action, watched_of(run))]
-        self._settle(action, [run.id for run in confirmed])
+        confirmed = [run for run in wanted if executor.confirms(action, watched_of(run), run.priority)]
+        self._settle(action, [(run.id, run.priority) for run in confirmed])
         done = {run.id for run in confirmed}
         due = [
             run
             for run in wanted
-            if run.id not in done and now - self._asked.get((run.id, action), -ASK_AGAIN) >= ASK_AGAIN
+            if run.id not in done and now - self._asked.get((run.id, action, run.priority), -ASK_AGAIN) >= ASK_AGAIN
         ]
         if not due:
             return
         said = executor.steer(action, [(watched_of(run), run.priority) for run in due])
-        self._asked |= {(run_id, action): now for run_id in said}
+        self._asked |= {(run.id, action, run.priority): now for run in due if run.id in said}
         if said:
             self._db.write(
                 lambda session: [
@@ -55,20 +55,22 @@ class Steering:
                 ]
             )
 
-    def _settle(self, action: Action, run_ids: Sequence[str]) -> None:
-        """These wishes are fulfilled."""
-        if not run_ids:
+    def _settle(self, action: Action, fulfilled: Sequence[tuple[str, int]]) -> None:
+        """These wishes are fulfilled, unless another has come meanwhile."""
+        if not fulfilled:
             return
 
         def write(session: Session) -> None:
-            for run_id in run_ids:
+            for run_id, priority in fulfilled:
                 run = runs.get(session, run_id)
+                if action == "priority" and run.priority != priority:
+                    continue
                 left: dict[str, Any] = {name: at for name, at in run.wishes.items() if name != action}
                 change(session, run, SERVICE, f"run.{action}", f"run:{run_id}", {"wishes": left}, "Confirmed.")
 
         self._db.write(write)
-        for run_id in run_ids:
-            self._asked.pop((run_id, action), None)
+        for run_id, priority in fulfilled:
+            self._asked.pop((run_id, action, priority), None)
 
     # -- what nobody should have any more --------------------------------------------------------------------------
 

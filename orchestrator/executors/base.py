@@ -124,8 +124,8 @@ class Executor(Protocol):
         """Asks for the action, each with the run's priority; what was done, by run id."""
         ...
 
-    def confirms(self, action: Action, watched: Watched) -> bool:
-        """Whether its last look shows the action done."""
+    def confirms(self, action: Action, watched: Watched, priority: int) -> bool:
+        """Whether its last look shows the action done (with ``priority`` the run's as it is wished now)."""
         ...
 
     def strays(self, watched: Sequence[Watched]) -> list[tuple[str, int | None]]:

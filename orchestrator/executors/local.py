@@ -112,7 +112,7 @@ class LocalExecutor:
             return {}
         return self.cancel([(item, 0.0) for item, _ in items])
 
-    def confirms(self, action: Action, watched: Watched) -> bool:  # noqa: ARG002  (what waits is held by the service)
+    def confirms(self, action: Action, watched: Watched, priority: int) -> bool:  # noqa: ARG002  (waits in the service)
         """A requeue is confirmed by the job's end."""
         return action != "requeue"
 

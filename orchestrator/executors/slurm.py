@@ -62,7 +62,7 @@ class SlurmExecutor:
         self._look = Look(runs_dir, policy.lost_after, policy.heartbeat, self._booted_at)
         self._asked: dict[Key, float] = {}
         self._looked_at = 0.0
-        self._sent: set[tuple[str, str]] = set()
+        self._sent: dict[tuple[str, str], int] = {}
         self._poll = False
         self._busy = False
         self._linger_until = 0.0
@@ -248,11 +248,11 @@ class SlurmExecutor:
             words = ["update", f"Nice={max(0, -priority)}"] if action == "priority" else [action]
             done = self._steer(["scontrol", *words], due)
             said |= {due[key]: f"scontrol {' '.join(words)} sent." for key in done}
-        self._sent |= {(run_id, action) for run_id in said}
+        self._sent |= {(item.run_id, action): priority for item, priority in items if item.run_id in said}
         self._poller.cadence.hurry()
         return said
 
-    def confirms(self, action: Action, watched: Watched) -> bool:
+    def confirms(self, action: Action, watched: Watched, priority: int) -> bool:
         """By the last squeue: its reason tells of holds; a requeue is confirmed by its job's waiting again."""
         row = self._rows().get(_key(watched))
         if row is not None and row.mixed:
@@ -263,9 +263,10 @@ class SlurmExecutor:
         if action == "hold":
             return held
         # Once sent, and seen; a priority squeue does not show: scontrol's own answer has to do.
-        done = (watched.run_id, action) in self._sent and (action == "priority" or not held)
+        sent = self._sent.get((watched.run_id, action))
+        done = sent == priority if action == "priority" else sent is not None and not held
         if done:
-            self._sent.discard((watched.run_id, action))
+            del self._sent[watched.run_id, action]
         return done and action != "requeue"
 
     def _rows(self) -> Mapping[Key, queue.QueueRow]:
