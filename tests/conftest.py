@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,3 +50,11 @@ def server(tmp_path: Path) -> Iterator[RealServer]:
     """A real server process."""
     with real_server(tmp_path / "home") as found:
         yield found
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps the contract tests of one cluster together."""
+    from tests.support.sharing import ByCluster  # xdist is there when this is called
+
+    return ByCluster(config, log)

@@ -19,6 +19,9 @@ from orchestrator.states import Evidence, ExitRecord, SchedulerEnd
 BELIEVED_AFTER = 3.0  # seconds that a state must last which may yet become a requeue
 ACCOUNTS_LAG = 15.0  # sacct's own delay; 5 s were seen after a burst
 BEATS = 3
+# BOOT_TIME is in whole seconds, of another machine's clock. In doubt the job was forgotten: to submit it again is safe
+# (the attempt is withdrawn), to call it cancelled would lose a run.
+CLOCKS_APART = 5.0
 
 
 class Look:
@@ -135,7 +138,7 @@ class Look:
         if not attempt.withdraw():
             return Evidence(number, claimed=True, alive=True)
         self._forget(item, "missing", "state")
-        if not item.stopping and (kin or (booted is not None and booted < submitted)):
+        if not item.stopping and (kin or (booted is not None and booted < submitted - CLOCKS_APART)):
             told = SchedulerEnd("CANCELLED", said="The job was cancelled in Slurm (scancel) while it waited.")
             return Evidence(number, alive=False, ended=told)
         words = "Slurm's controller restarted and has forgotten the job, which had not started: it is submitted again."

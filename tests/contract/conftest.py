@@ -35,9 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [next(rest) if item.path.parent == Path(__file__).parent else item for item in items]
 
 
-@pytest.fixture(
-    scope="session", params=[pytest.param(kind, marks=pytest.mark.xdist_group(f"slurm-{kind}")) for kind in KINDS]
-)
+@pytest.fixture(scope="session", params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The cluster with its server."""
     folder = tmp_path_factory.mktemp("site")
