@@ -42,15 +42,13 @@ def totals(session: Session, by: By, wanted: Wanted) -> dict[str, Any]:
         func.coalesce(func.sum(col(Run.cpu_seconds_given)), 0.0),
         func.coalesce(func.sum(col(Run.cpu_seconds)), 0.0),
     ).group_by(key)
-    bounds = (
-        (wanted.since, col(Run.created_at) >= wanted.since),
-        (wanted.until, col(Run.created_at) < wanted.until),
-        (wanted.sweep_id, col(Run.sweep_id) == wanted.sweep_id),
-        (wanted.plan_id, col(Run.plan_id) == wanted.plan_id),
-    )
-    for value, condition in bounds:
+    if wanted.since is not None:
+        query = query.where(col(Run.created_at) >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(col(Run.created_at) < wanted.until)
+    for column, value in ((Run.sweep_id, wanted.sweep_id), (Run.plan_id, wanted.plan_id)):
         if value is not None:
-            query = query.where(condition)
+            query = query.where(col(column) == value)
     rows = [_row(*row) for row in session.connection().execute(query.order_by(key))]
     names = ("runs", "elapsed_hours", "gpu_hours", "cpu_hours_given", "cpu_hours_used")
     return {"by": by, "rows": rows, "total": {name: sum(row[name] for row in rows) for name in names}}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.looking import LONG, end_all, start_long_runs
+from tests.contract.looking import LONG, end_all, sbatch, start_long_runs
 from tests.support.service import RealServer
 from tests.support.sites import Site, Slurm, site
 from tests.support.waiting import wait_until
@@ -59,10 +59,20 @@ def tidy(place: Site, long_runs: dict[str, str]) -> Iterator[None]:
 
 
 @pytest.fixture
-def settled(long_runs: dict[str, str], orc: RealServer) -> None:
-    """A controller that is killed forgets its last five seconds: not what other tests' runs need."""
+def settled(long_runs: dict[str, str], orc: RealServer, slurm: Slurm) -> Iterator[None]:
+    """A controller may be killed: it forgets its last five seconds, which must be none of other tests' runs.
+
+    Afterwards no id is left to be used again: a slurmd that still has the process of a forgotten job refuses another of
+    that id, and its node is drained.
+    """
     for run_id in long_runs.values():
         wait_until(lambda: time.time() - (orc.get(f"/runs/{run_id}")["started_at"] or 0) > AGE, "the long runs' age")  # noqa: B023
+    yield
+    slurm.run("scancel", *(sbatch(slurm, "--hold", "--wrap", "true") for _ in range(8)))
+    for line in slurm.run("sinfo", "-h", "-N", "-p", "normal", "-o", "%N %T").stdout.splitlines():
+        node, state = line.split()
+        if state.startswith(("drain", "down")):
+            slurm.resume_node(node)
 
 
 @pytest.fixture

@@ -1,0 +1,74 @@
+"""why, usage, script, profiles, env, hold, release, requeue, priority: on the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.test_cli import ORC, Orc
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.fixture
+def orc(tmp_path: Path) -> Iterator[Orc]:
+    made = Orc(tmp_path / "home")
+    yield made
+    made.close()
+
+
+def made(orc: Orc, command: str, *words: str) -> dict[str, Any]:
+    """What a command that makes something made."""
+    done = orc(command, "--json", *words)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_runs_are_held_released_prioritised_and_explained(orc: Orc, tmp_path: Path) -> None:
+    profiles = tmp_path / "home" / "profiles"
+    profiles.mkdir(parents=True)
+    (profiles / "small.toml").write_text('description = "one CPU"\n[resources]\ncpus = 1\n')
+    run_id = made(
+        orc, "run", "--profile", "small", "--cpus", "4", "-R", "mem=100M", "--retry", "1", "--", "sleep", "60"
+    )["id"]
+    second = made(orc, "run", "--cpus", "4", "--", "true")["id"]
+    assert orc("hold", second).returncode == 0
+    assert json.loads(orc("why", second, "--json").stdout)["category"] == "hold"
+    assert "What to do: Release it" in orc("why", second).stdout
+    assert orc("priority", second, "--to", "3").returncode == 0
+    assert orc("release", second).returncode == 0
+    assert orc("requeue", second).returncode == 2  # it has not begun
+    assert orc("stop", run_id).returncode == 0
+    assert orc("wait", second).returncode == 0
+    assert orc.json("usage", "--by", "status", "--days", "1")["total"]["runs"] == 2
+    assert "GPU HOURS" in orc("usage", "--by", "day").stdout
+    assert "command.sh" in orc("script", second).stdout
+    assert "one CPU" in orc("profiles").stdout
+    assert "nothing found" in orc("env", str(tmp_path)).stdout
+    assert "command.sh" in orc("run", "--dry-run", "--", "true").stdout
+    sweep = made(orc, "sweep", "a=1,2", "--", "true")
+    assert orc("hold", sweep["id"]).returncode == 0
+
+
+def test_runs_go_to_an_emulated_slurm_from_the_command_line(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ORC_")}
+    words = f"{ORC} run --wait --gpus 1 -R mem=100M -- printenv CUDA_VISIBLE_DEVICES; {ORC} run --dry-run -- true"
+    done = subprocess.run(
+        [ORC, "emulate-slurm", "--nodes", "1", "--gpus", "2", "--", "sh", "-c", words],
+        env={**clean, "ORC_HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{clean['PATH']}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    Orc(home).close()
+    assert done.returncode == 0, done.stderr
+    assert "0\n" in done.stdout
+    assert "#SBATCH --job-name=" in done.stdout

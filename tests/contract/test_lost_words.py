@@ -1,0 +1,88 @@
+"""What is said and not heard: sbatch's answer, a server that dies before it, a job that its controller forgot."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.contract.looking import degraded, in_slurm, mark, marks, said, statuses
+from tests.support.service import Json, RealServer
+from tests.support.sites import Slurm
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
+
+
+def submitted_into_silence(orc: RealServer, slurm: Slurm, command: str) -> Json:
+    """A run whose sbatch is under way while the controller hangs, which it still does."""
+    folder = orc.home / "runs" / ".submissions"
+    folder.mkdir(parents=True, exist_ok=True)
+    before = len(os.listdir(folder))
+    run = orc.run(command)
+    deadline = time.monotonic() + 30
+    while len(os.listdir(folder)) == before:  # it is written just before sbatch: some milliseconds, no pause
+        assert time.monotonic() < deadline, "no submission within 30 s"
+    slurm.hang_controller()
+    wait_until(lambda: sbatch_of(orc), "sbatch under way")
+    return run
+
+
+def sbatch_of(orc: RealServer) -> bool:
+    """Whether the server has an sbatch at work."""
+    assert orc.process is not None
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = path.read_text().rsplit(")", 1)[1].split()[1]
+            if parent == str(orc.process.pid) and b"--parsable" in (path.parent / "cmdline").read_bytes():
+                return True
+        except (OSError, IndexError):
+            continue
+    return False
+
+
+def executed_once(orc: RealServer, run: Json, path: Path) -> Json:
+    over = orc.over(run["id"], 120)
+    assert over["status"] == "finished"
+    assert marks(path) == [f"{run['id']} {over['attempt']}"]
+    wait_until(lambda: not degraded(orc), "Slurm answers again", 90)
+    return over
+
+
+def test_a_submission_whose_answer_was_lost_is_adopted_and_executes_once(
+    orc: RealServer, slurm: Slurm, files: Path
+) -> None:
+    try:
+        run = submitted_into_silence(orc, slurm, mark(files / "marks"))
+        wait_until(lambda: degraded(orc), "sbatch without an answer", 60)
+    finally:
+        slurm.resume_controller()
+    over = executed_once(orc, run, files / "marks")
+    assert said(orc, run["id"], "run.queued", "Adopted") or over["attempt"] > 1
+
+
+def test_a_server_killed_between_intent_and_answer_adopts_the_job(orc: RealServer, slurm: Slurm, files: Path) -> None:
+    try:
+        run = submitted_into_silence(orc, slurm, mark(files / "marks"))
+        orc.kill()
+    finally:
+        slurm.resume_controller()
+        if orc.process is not None and orc.process.poll() is not None:
+            orc.start()
+    executed_once(orc, run, files / "marks")
+
+
+def test_a_waiting_job_that_the_controller_forgot_executes_once(
+    orc: RealServer, slurm: Slurm, files: Path, settled: None
+) -> None:
+    run = in_slurm(orc, orc.run(mark(files / "marks"), resources={"begin": "now+8"})["id"], "PENDING")
+    slurm.kill_controller()
+    slurm.start_controller()
+    executed_once(orc, run, files / "marks")
+
+
+def test_a_requeued_run_is_queued_between_its_attempts(orc: RealServer) -> None:
+    run = orc.run("sleep 1; [ $ORC_ATTEMPT != 1 ] || exit 99; sleep 1")
+    assert orc.over(run["id"], 60)["status"] == "finished"
+    seen = [status for status in statuses(orc, run["id"]) if status != "launching"]
+    assert seen == ["ready", "queued", "running", "queued", "running", "finished"]
