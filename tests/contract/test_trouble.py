@@ -114,9 +114,9 @@ def test_a_running_job_that_the_controller_forgot_ends_well_and_executes_once(
 def test_a_run_is_not_taken_for_another_job_that_got_its_id(
     orc: RealServer, slurm: Slurm, files: Path, settled: None
 ) -> None:
-    run = orc.until(orc.run(f"{mark(files / 'marks')}; {until_file(files / 'go')}")["id"], "running")
+    run = orc.until(orc.run(f"{mark(files / 'marks')}; sleep 600", resources={"nodelist": "n2"})["id"], "running")
     kill_and_start(slurm)
-    others = [sbatch(slurm, "--wrap", "sleep 600") for _ in range(3)]
+    others = [sbatch(slurm, "--nodelist=n3", "--wrap", "sleep 600") for _ in range(3)]
     try:
         well(orc)
         wait_until(lambda: show(slurm, others[-1]) == "RUNNING", "the other jobs")
