@@ -14,7 +14,6 @@ from tests.contract.looking import (
     mark,
     marks,
     said,
-    sbatch,
     show,
     until_file,
 )
@@ -109,25 +108,6 @@ def test_a_running_job_that_the_controller_forgot_ends_well_and_executes_once(
     over = orc.over(run["id"], 60)
     assert (over["status"], over["exit_code"], over["attempt"]) == ("finished", 0, 1)
     assert marks(files / "marks") == [f"{run['id']} 1"]
-
-
-def test_a_run_is_not_taken_for_another_job_that_got_its_id(
-    orc: RealServer, slurm: Slurm, files: Path, settled: None
-) -> None:
-    run = orc.until(orc.run(f"{mark(files / 'marks')}; sleep 600", resources={"nodelist": "n2"})["id"], "running")
-    kill_and_start(slurm)
-    others = [sbatch(slurm, "--nodelist=n3", "--wrap", "sleep 600") for _ in range(3)]
-    try:
-        well(orc)
-        wait_until(lambda: show(slurm, others[-1]) == "RUNNING", "the other jobs")
-        assert orc.status(run["id"]) == "running"
-        orc.post(f"/runs/{run['id']}/stop")
-        over = orc.over(run["id"], 60)
-        assert (over["status"], over["attempt"]) == ("stopped", 1)
-        assert {show(slurm, job) for job in others} == {"RUNNING"}
-    finally:
-        slurm.run("scancel", *others)
-    assert len(marks(files / "marks")) == 1
 
 
 def test_runs_that_end_while_the_server_is_dead_are_judged_when_it_is_back(orc: RealServer, files: Path) -> None:
