@@ -75,7 +75,7 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         raise
     reader = GpuReader(settings.probe_deadline_seconds)
     gate = Gate(settings.slurm_command_deadline_seconds)
-    user = pwd.getpwuid(os.geteuid()).pw_name
+    user = own_name()
     cluster = ClusterService(db, reader, gate, FactsReader(gate, user), settings.probe_deadline_seconds)
     line = make_line(settings, reader)
     reconciler: Reconciler | None = None
@@ -125,6 +125,14 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         slurm,
         profiles,
     )
+
+
+def own_name() -> str:
+    """This process's user, as Slurm's commands take it: by name, or by number where the machine knows no name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def make_slurm(settings: Settings, gate: Gate, user: str, templates: Templates, preparer: Preparer) -> SlurmExecutor:
