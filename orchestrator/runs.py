@@ -12,13 +12,14 @@ from sqlalchemy import Text, cast
 from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, select
 
-from orchestrator import environments, ids, metrics
+from orchestrator import ids, metrics
 from orchestrator.cluster import ClusterService
+from orchestrator.code.snapshot import snapshot
+from orchestrator.environments.detection import detect
 from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, move, record
 from orchestrator.models import Alert, Dependency, Plan, Run, Sweep
 from orchestrator.profiles import Profiles
-from orchestrator.provenance import snapshot
 from orchestrator.settings import Settings
 from orchestrator.shapes import RunCreate, RunReport, RunRerun, RunTerms, RunUpdate
 from orchestrator.slurm.facts import Facts
@@ -200,7 +201,7 @@ def _environment(asked: RunTerms, workdir: str) -> dict[str, Any] | None:
         return None
     if asked.environment != "auto":
         return asked.environment.model_dump(exclude_defaults=True)
-    found = environments.detect(Path(workdir))
+    found = detect(Path(workdir))
     if found.environment is None:
         words = " ".join(found.notes) or "There is no sign of one: no virtualenv, conda environment or uv project."
         raise BadInput("environment", f"No environment was found for {workdir}. {words}")

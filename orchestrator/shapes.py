@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from orchestrator.environments import EnvironmentAsked
+from orchestrator.environments.model import EnvironmentAsked
 from orchestrator.resources import Container, Resources
 
 MAX_DEPTH = 100

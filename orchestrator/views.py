@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from orchestrator.environments import Environment
+from orchestrator.environments.model import Environment
 from orchestrator.executors.base import JobHandle, Task, Watched
 from orchestrator.models import Run
 from orchestrator.resources import Container, Resources

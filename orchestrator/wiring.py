@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from orchestrator import home as home_files
 from orchestrator.access import Access
 from orchestrator.cluster import ClusterService
-from orchestrator.codefiles import CodeRecorder
+from orchestrator.code.provenance import GitReader
+from orchestrator.code.recorder import CodeRecorder
 from orchestrator.collector import Collector
 from orchestrator.db import Database
 from orchestrator.executors.gpus import GpuReader, own_visible_devices
@@ -21,7 +22,6 @@ from orchestrator.gpuqueue import GpuQueue
 from orchestrator.migrate import migrate
 from orchestrator.proc import ProcessId
 from orchestrator.profiles import Profiles
-from orchestrator.provenance import GitReader
 from orchestrator.reconciler import Reconciler
 from orchestrator.runs import RunChecks
 from orchestrator.serverlease import Holding

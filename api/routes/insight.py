@@ -8,7 +8,8 @@ from starlette.responses import PlainTextResponse
 
 from api.answers import Json
 from api.deps import Sys
-from orchestrator import counters, environments, runs, usage, why
+from orchestrator import counters, runs, usage, why
+from orchestrator.environments.detection import detect
 from orchestrator.preview import script_of
 from orchestrator.rundir import RunDir
 from orchestrator.shapes import EnvironmentDetect
@@ -63,7 +64,7 @@ def used(
 def environment(system: Sys, body: EnvironmentDetect) -> Json:
     """The environment found from a workdir: shown, not applied."""
     workdir = system.checks.workdir(body.workdir)
-    found: dict[str, Any] = environments.detect(Path(workdir)).model_dump()
+    found: dict[str, Any] = detect(Path(workdir)).model_dump()
     return Json({"workdir": workdir, **found})
 
 

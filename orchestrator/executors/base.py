@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from orchestrator.environments import Environment
+from orchestrator.environments.model import Environment
 from orchestrator.resources import Container, Resources
 from orchestrator.slurm.options import Ask
 from orchestrator.states import Evidence

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from orchestrator.environments import activation_script
+from orchestrator.environments.activation import activation_script
 from orchestrator.executors.base import Task
 from orchestrator.rundir import AttemptDir, RunDir
 from orchestrator.slurm.script import Templates

@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from orchestrator.code.provenance import GitReader, Provenance
 from orchestrator.models import Run
-from orchestrator.provenance import GitReader, Provenance
 from orchestrator.rundir import write_whole
 
 MANY = 100  # names of untracked files in a row; the rest is counted
