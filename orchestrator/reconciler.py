@@ -140,6 +140,7 @@ class Reconciler:
         self._cancel(executor, [run for run in going if run.stop_requested_at is not None])
         if waiting:
             self._steering.carry_out(name, going)
+            self._steering.throttle(name, going)
             self._steering.end_strays(name, live)
         if any(run.lease_gpus for run in ending):
             self._gpus.tidy()

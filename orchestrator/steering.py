@@ -2,7 +2,7 @@
 carried out many at once, and believed only when the executor's own look confirms them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -11,7 +11,7 @@ from orchestrator import runs
 from orchestrator.db import Database
 from orchestrator.executors.base import Action, Executor
 from orchestrator.journal import SERVICE, change, record
-from orchestrator.models import Submission
+from orchestrator.models import Submission, Sweep
 from orchestrator.views import Glance, watched_of
 
 ASK_AGAIN = 10.0
@@ -72,6 +72,37 @@ class Steering:
         for run_id, priority in fulfilled:
             self._asked.pop((run_id, action, priority), None)
 
+    # -- how many of a sweep at once ---------------------------------------------------------------------------------
+
+    def throttle(self, name: str, live: Sequence[Glance]) -> None:
+        """A sweep's ``parallel``, changed since its array went out, becomes the array's %N.
+
+        Where one array holds all that Slurm has of the sweep; else the service holds back what is not submitted yet.
+        """
+        arrays = _whole_arrays(live)
+        if not arrays:
+            return
+        with self._db.read() as session:
+            limits = dict(session.exec(select(Sweep.id, Sweep.parallel).where(col(Sweep.id).in_(arrays))).all())
+            names = select(Submission).where(col(Submission.id).in_(arrays.values()))
+            wanted = _throttles({known.id: known for known in session.exec(names)}, arrays, limits)
+        asked = self._executors[name].throttle(wanted)
+        if not asked:
+            return
+
+        def write(session: Session) -> None:
+            for sweep, submission in arrays.items():
+                found = session.get(Submission, submission) if submission in asked else None
+                if found is not None:
+                    found.throttle = wanted[submission] or None
+                    session.add(found)
+                    words = (
+                        f"Array {submission} is told to run {wanted[submission] or 'any number of'} task(s) at once."
+                    )
+                    record(session, SERVICE, "sweep.throttled", f"sweep:{sweep}", words)
+
+        self._db.write(write)
+
     # -- what nobody should have any more --------------------------------------------------------------------------
 
     def end_strays(self, name: str, live: Sequence[Glance]) -> None:
@@ -97,3 +128,27 @@ class Steering:
                 record(session, SERVICE, "run.stray_job", f"run:{run_id}", words)
 
         self._db.write(write)
+
+
+def _whole_arrays(live: Sequence[Glance]) -> dict[str, str]:
+    """The sweeps of which an executor has one array and nothing else, with its submission."""
+    found: dict[str, set[str]] = {}
+    for run in live:
+        if run.sweep_id is not None and run.job is not None:
+            array = run.job["submission"] if run.job.get("index") is not None else ""
+            found.setdefault(run.sweep_id, set()).add(array)
+    return {sweep: name for sweep, names in found.items() if len(names) == 1 and (name := next(iter(names)))}
+
+
+def _throttles(
+    known: Mapping[str, Submission], arrays: Mapping[str, str], limits: Mapping[str, int | None]
+) -> dict[str, int]:
+    """The %N of each array that has one, or should: 0 for none."""
+    wanted: dict[str, int] = {}
+    for sweep, name in arrays.items():
+        limit, size = limits.get(sweep), len(known[name].run_ids)
+        if limit is not None and limit < size:
+            wanted[name] = limit
+        elif known[name].throttle is not None:
+            wanted[name] = 0
+    return wanted

@@ -4,7 +4,7 @@ A submission is committed as an intent before ``submit`` is called; its name is 
 an answer is lost, ``find(name)`` looks for what became of it, and only what was not found is submitted again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -126,6 +126,11 @@ class Executor(Protocol):
 
     def confirms(self, action: Action, watched: Watched, priority: int) -> bool:
         """Whether its last look shows the action done (with ``priority`` the run's as it is wished now)."""
+        ...
+
+    def throttle(self, wanted: Mapping[str, int]) -> list[str]:
+        """Lets at most so many tasks of each submission's array run at once (0: no limit), where its last look shows
+        otherwise; those it was newly asked of."""
         ...
 
     def strays(self, watched: Sequence[Watched]) -> list[tuple[str, int | None]]:

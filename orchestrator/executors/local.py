@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,10 @@ class LocalExecutor:
     def confirms(self, action: Action, watched: Watched, priority: int) -> bool:  # noqa: ARG002  (waits in the service)
         """A requeue is confirmed by the job's end."""
         return action != "requeue"
+
+    def throttle(self, wanted: Mapping[str, int]) -> list[str]:  # noqa: ARG002
+        """There are no arrays here: the service itself holds the rest of a sweep back."""
+        return []
 
     def strays(self, watched: Sequence[Watched]) -> list[tuple[str, int | None]]:  # noqa: ARG002
         """A job that comes late finds the claim."""

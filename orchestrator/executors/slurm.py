@@ -61,6 +61,7 @@ class SlurmExecutor:
         self._policy = policy
         self._look = Look(runs_dir, policy.lost_after, policy.heartbeat, self._booted_at)
         self._asked: dict[Key, float] = {}
+        self._throttled: dict[str, tuple[int, float]] = {}
         self._looked_at = 0.0
         self._sent: dict[tuple[str, str], int] = {}
         self._poll = False
@@ -283,16 +284,40 @@ class SlurmExecutor:
         done: list[Key] = []
         for start in range(0, len(targets), IDS_PER_CALL):
             part = targets[start : start + IDS_PER_CALL]
-            ids = job_ids((self._rows()[key].job_id, key[1]) for key in part)
-            try:
-                answer = self._gate.run(_with_ids(command, ids))
-            except SchedulerUnavailable as error:
-                self._poller.away(error.message)
+            if not self._told(_with_ids(command, job_ids((rows[key].job_id, key[1]) for key in part))):
                 return done
-            if answer.code != 0:  # some may have ended meanwhile: squeue tells what became of the others
-                log.info("%s: %s", " ".join(command), answer.errors.strip()[:500])
             done += part
         return done
+
+    def _told(self, command: list[str]) -> bool:
+        """Whether Slurm answered, whatever it said: squeue tells what became of it."""
+        try:
+            answer = self._gate.run(command)
+        except SchedulerUnavailable as error:
+            self._poller.away(error.message)
+            return False
+        if answer.code != 0:  # some may have ended meanwhile
+            log.info("%s: %s", " ".join(command[:3]), answer.errors.strip()[:500])
+        return True
+
+    def throttle(self, wanted: Mapping[str, int]) -> list[str]:
+        """By ArrayTaskThrottle, which squeue shows where tasks wait together; asked again until it does."""
+        now = time.monotonic()
+        shown = {row.name: row for row in self._rows().values() if row.name in wanted and row.throttle is not None}
+        self._throttled = {name: last for name, last in self._throttled.items() if name in shown}
+        asked: list[str] = []
+        for name, row in shown.items():
+            last, at = self._throttled.get(name, (None, -ASK_AGAIN))
+            if row.throttle == wanted[name] or (last == wanted[name] and now - at < ASK_AGAIN):
+                continue
+            command = ["scontrol", "update", f"JobId={row.job_id}", f"ArrayTaskThrottle={wanted[name]}"]
+            if not self._told(command):
+                break
+            asked += [name] * (last != wanted[name])
+            self._throttled[name] = (wanted[name], now)
+        if asked:
+            self._poller.cadence.hurry()
+        return asked
 
     def strays(self, watched: Sequence[Watched]) -> list[Key]:
         """Jobs with a name such as ours that go on though nothing is watched under it."""

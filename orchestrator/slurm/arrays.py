@@ -45,6 +45,6 @@ def compress(indices: Iterable[int]) -> str:
 
 
 def throttle(text: str) -> int | None:
-    """The ``%N`` of an array's id, where it has one."""
-    match = re.search(r"%(\d+)\]?$", text.strip())
-    return int(match[1]) if match else None
+    """The ``%N`` of tasks that wait together (``15_[3-20%3]``), 0 where they have none; None for anything else."""
+    match = re.fullmatch(r"\d+_\[[^\]%]*(?:%(\d+))?\]", text.strip())
+    return int(match[1] or 0) if match else None

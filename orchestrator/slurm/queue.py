@@ -19,7 +19,8 @@ FIELDS = (
 class QueueRow:
     """One row of squeue: a job, an array task, or the tasks of an array that wait together.
 
-    Times in epoch seconds. ``start``: when it started or, while it waits, when Slurm expects it to.
+    Times in epoch seconds. ``start``: when it started or, while it waits, when Slurm expects it to. ``throttle``: how
+    many tasks of the array may run at once (0: no limit), shown where tasks wait together; else None.
     """
 
     job_id: str
@@ -37,6 +38,7 @@ class QueueRow:
     signal: int | None
     reason: str
     name: str
+    throttle: int | None = None
 
     @property
     def phase(self) -> Phase:
@@ -99,6 +101,7 @@ def _row(line: str) -> QueueRow:
         signal=status[1],
         reason="" if reason == "None" else reason,
         name=name,
+        throttle=arrays.throttle(head[0]),
     )
 
 

@@ -119,3 +119,25 @@ def test_what_cannot_be_wished_of_a_run_is_refused(orc: RealServer, files: Path)
     assert orc.refused("POST", f"/runs/{runs}/priority", {"priority": 1})[0] == 400
     (files / "go").touch()
     assert orc.over(runs)["attempt"] == 1
+
+
+def throttles(slurm: Slurm, job: str) -> str:
+    """The %N of the array's waiting tasks, as squeue shows it."""
+    waiting = slurm.run("squeue", "-h", "-t", "PENDING", "-j", job, "-o", "%i").stdout.strip()
+    return waiting.partition("%")[2].rstrip("]")
+
+
+def times_throttled(orc: RealServer, sweep_id: str) -> int:
+    told = [event for event in orc.get("/events/latest", limit=100) if event["subject"] == f"sweep:{sweep_id}"]
+    return [event["kind"] for event in told].count("sweep.throttled")
+
+
+def test_another_parallel_of_a_sweep_is_its_arrays_throttle(orc: RealServer, slurm: Slurm) -> None:
+    sweep_id, run_ids = sweep(orc, "true", 5, parallel=2, resources=LATER)
+    job = in_slurm(orc, run_ids[0], "PENDING")["scheduler"]["job_id"]
+    assert throttles(slurm, job) == "2"
+    orc.http.put(f"/sweeps/{sweep_id}", json={"parallel": 3}).raise_for_status()
+    wait_until(lambda: throttles(slurm, job) == "3", "the new throttle")
+    orc.http.put(f"/sweeps/{sweep_id}", json={"parallel": None}).raise_for_status()
+    wait_until(lambda: throttles(slurm, job) in {"", "0"}, "no throttle")
+    wait_until(lambda: times_throttled(orc, sweep_id) == 2, "an event for each change")

@@ -66,7 +66,15 @@ def test_indices_are_written_as_scancel_takes_them(tasks: list[int], text: str) 
 
 @pytest.mark.parametrize(
     ("text", "limit"),
-    [("15_[3-20%3]", 3), ("3-20%12", 12), ("15_[3-20]", None), ("15", None), ("15_[3-20%3] ", 3), ("15_4", None)],
+    [
+        ("15_[3-20%3]", 3),
+        ("15_[3-20]", 0),
+        ("15_[4]", 0),
+        ("15_[4%2] ", 2),
+        ("15", None),
+        ("15_4", None),
+        ("16+1", None),
+    ],
 )
-def test_the_throttle_of_an_array_is_found_where_it_has_one(text: str, limit: int | None) -> None:
+def test_the_throttle_of_an_array_is_found_where_its_tasks_wait_together(text: str, limit: int | None) -> None:
     assert arrays.throttle(text) == limit
