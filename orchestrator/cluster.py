@@ -14,6 +14,7 @@ from orchestrator.journal import SERVICE, Actor, change
 from orchestrator.models import Cluster, Run
 from orchestrator.slurm.facts import Facts, FactsReader
 from orchestrator.slurm.gate import Gate
+from orchestrator.slurm.pyslurmreads import PyslurmReads
 
 KEPT_BY_HAND = ("status", "head_node", "node_count", "gpu_count", "notes")
 SUMMARY = ("running", "launching", "queued", "ready", "failed", "finished")
@@ -22,12 +23,21 @@ SUMMARY = ("running", "launching", "queued", "ready", "failed", "finished")
 class ClusterService:
     """Knows what the machine is."""
 
-    def __init__(self, db: Database, reader: GpuReader, gate: Gate, facts: FactsReader, deadline: float) -> None:
+    def __init__(
+        self,
+        db: Database,
+        reader: GpuReader,
+        gate: Gate,
+        facts: FactsReader,
+        deadline: float,
+        pyslurm: PyslurmReads | None = None,
+    ) -> None:
         self._db = db
         self._reader = reader
         self._gate = gate
         self._facts = facts
         self._deadline = deadline
+        self._pyslurm = pyslurm
         self._known: Cluster | None = None
 
     def current(self) -> Cluster:
@@ -46,7 +56,7 @@ class ClusterService:
         self, actor: Actor = SERVICE, preferred: ClusterType | None = None, *, keep_preference: bool = True
     ) -> Cluster:
         """Looks now and stores what was seen. A preferred type overrides what was detected."""
-        seen = detect(self._gate, self._deadline, self._reader.read, own_visible_devices())
+        seen = detect(self._gate, self._deadline, self._reader.read, own_visible_devices(), self._pyslurm)
         if seen.type == "slurm" and seen.status == "healthy":
             seen = self._with_facts(seen, fresh=actor != SERVICE)
         self._known = self._db.write(
@@ -59,7 +69,11 @@ class ClusterService:
             facts = self._facts.read(fresh=fresh)
         except SchedulerUnavailable as error:
             return replace(seen, details=seen.details | {"slurm": {"notes": [error.message]}})
-        return replace(seen, details=seen.details | {"slurm": facts.public()})
+        public = facts.public()
+        if self._pyslurm is not None:
+            self._pyslurm.connect(facts.version)
+            public["reads"] = self._pyslurm.words
+        return replace(seen, details=seen.details | {"slurm": public})
 
     def limits(self, *, fresh: bool = False) -> Facts:
         """What the Slurm cluster allows; nothing is known of one that gives no answer: then all is accepted for now."""

@@ -3,7 +3,7 @@
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from orchestrator.errors import SchedulerUnavailable
 from orchestrator.executors.gpus import Gpu, GpuReading
 from orchestrator.slurm.gate import Gate
+from orchestrator.slurm.pyslurmreads import PyslurmReads
 
 ClusterType = Literal["slurm", "local_gpu", "cpu_only"]
 TYPES: tuple[ClusterType, ...] = ("slurm", "local_gpu", "cpu_only")
@@ -50,8 +51,12 @@ class Detected:
 SINFO_FIELDS = ("NodeList", "Partition", "StateComplete", "Gres", "GresUsed", "CPUsState", "Memory", "Features")
 
 
-def probe_sinfo(gate: Gate, deadline: float) -> Probe:
-    """Slurm's sinfo: absent, without a configuration (no Slurm), answering, or configured and silent (degraded)."""
+def probe_sinfo(gate: Gate, deadline: float, pyslurm: PyslurmReads | None = None) -> Probe:
+    """Slurm's nodes, from pyslurm where that answers, else from sinfo: absent, without a configuration (no Slurm),
+    answering, or configured and silent (degraded)."""
+    nodes = pyslurm.nodes() if pyslurm is not None else None
+    if nodes:
+        return Probe("found", "pyslurm answers; sinfo was not needed.", data=pyslurm_nodes(nodes))
     if shutil.which("sinfo") is None:
         return Probe("absent", "sinfo is not installed.")
     try:
@@ -76,18 +81,43 @@ def read_sinfo(code: int, output: str, errors: str) -> Probe:
 def _nodes(output: str) -> dict[str, Any]:
     """Nodes once each (sinfo -N prints one row per node and partition), partitions, GPUs and how many are free."""
     nodes: dict[str, dict[str, Any]] = {}
-    partitions: set[str] = set()
     for line in output.splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) < len(SINFO_FIELDS):
             continue
         name, partition = cells[0], cells[1].rstrip("*")
-        partitions.add(partition)
         if name not in nodes:
             nodes[name] = _node(*cells[2:8])
         nodes[name]["partitions"].append(partition)
+    return _summed(nodes)
+
+
+def pyslurm_nodes(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same from pyslurm's nodes."""
+    nodes: dict[str, dict[str, Any]] = {}
+    for node in found:
+        gres = ",".join(f"{name}:{count}" for name, count in (node["configured_gres"] or {}).items())
+        state, total, used = str(node["state"]).lower(), node["total_cpus"], node["allocated_cpus"]
+        idle = 0 if any(word in state for word in ("drain", "down", "fail")) else total - used
+        nodes[node["name"]] = {
+            "state": state,
+            "gres": gres,
+            "gpus": count_gres(gres),
+            "gpus_free": count_gres(gres) - int((node["allocated_tres"] or {}).get("gres/gpu", 0)),
+            "gpu_types": gpu_types(gres),
+            "cpus": f"{used}/{idle}/{total - used - idle}/{total}",
+            "cpus_total": total,
+            "memory_mb": node["real_memory"] or 0,
+            "features": list(node["available_features"] or ()),
+            "partitions": list(node["partitions"] or ()),
+        }
+    return _summed(nodes)
+
+
+def _summed(nodes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    partitions = sorted({name for node in nodes.values() for name in node["partitions"]})
     types = sorted({kind for node in nodes.values() for kind in node["gpu_types"]})
-    return {"nodes": nodes, "partitions": sorted(partitions), "gres_types": types}
+    return {"nodes": nodes, "partitions": partitions, "gres_types": types}
 
 
 def _node(state: str, gres: str, used: str, cpus: str, memory: str, features: str) -> dict[str, Any]:
@@ -181,10 +211,16 @@ def classify(sinfo: Probe, gpu: Probe, gpus: list[Gpu]) -> Detected:
     return Detected("cpu_only", "healthy", 0.9, gpu.says, here, 1, 0, details)
 
 
-def detect(gate: Gate, deadline: float, read_gpus: Callable[[], GpuReading], visible: str | None) -> Detected:
+def detect(
+    gate: Gate,
+    deadline: float,
+    read_gpus: Callable[[], GpuReading],
+    visible: str | None,
+    pyslurm: PyslurmReads | None = None,
+) -> Detected:
     """Runs every probe, at the same time, and says what the machine is."""
     with ThreadPoolExecutor(2) as pool:
-        slurm = pool.submit(_timed, lambda: (probe_sinfo(gate, deadline), []))
+        slurm = pool.submit(_timed, lambda: (probe_sinfo(gate, deadline, pyslurm), []))
         local = pool.submit(_timed, lambda: probe_gpus(read_gpus, visible))
         sinfo, _ = slurm.result()
         gpu, gpus = local.result()

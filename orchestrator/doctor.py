@@ -23,7 +23,9 @@ from orchestrator.filesystems import is_network, kind_of
 from orchestrator.migrate import revisions
 from orchestrator.rundir import free_bytes
 from orchestrator.settings import Settings, provenance
+from orchestrator.slurm.facts import version_of
 from orchestrator.slurm.gate import Gate
+from orchestrator.slurm.pyslurmreads import PyslurmReads
 
 Level = Literal["ok", "note", "warning", "error"]
 LOW_SPACE = 2**30
@@ -156,18 +158,28 @@ def _gpu_leases(settings: Settings) -> Iterator[Finding]:
 
 
 def _machine(settings: Settings) -> Iterator[Finding]:
-    reader = GpuReader(settings.probe_deadline_seconds)
+    reader, gate = GpuReader(settings.probe_deadline_seconds), Gate(settings.probe_deadline_seconds)
     try:
-        seen = detect(
-            Gate(settings.probe_deadline_seconds), settings.probe_deadline_seconds, reader.read, own_visible_devices()
-        )
+        seen = detect(gate, settings.probe_deadline_seconds, reader.read, own_visible_devices())
     finally:
         reader.close()
     yield Finding("machine", "ok" if seen.status == "healthy" else "error", f"{seen.type}, {seen.status}. {seen.notes}")
     for name, probe in seen.details["probes"].items():
         level: Level = "error" if probe["state"] == "broken" else "ok" if probe["state"] == "found" else "note"
         yield Finding(f"probe {name}", level, f"{probe['says']} ({probe['seconds']:.2f} s)")
+    if seen.type == "slurm":
+        yield Finding("slurm reads", "ok", _slurm_reads(settings, gate))
     yield Finding("cpus", "ok", f"{settings.local_cpus} for runs without GPUs (ORC_LOCAL_CPUS)")
+
+
+def _slurm_reads(settings: Settings, gate: Gate) -> str:
+    """By pyslurm or by commands, and why: tried here as the server tries it."""
+    pyslurm = PyslurmReads(gate, os.geteuid(), wanted=settings.slurm_pyslurm)
+    try:
+        pyslurm.connect(version_of(gate))
+        return pyslurm.words
+    finally:
+        pyslurm.close()
 
 
 def _extras(_settings_in_force: Settings) -> Iterator[Finding]:

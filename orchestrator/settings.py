@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     slurm_heartbeat_seconds: float = Field(ge=0.2, le=600)
     slurm_lost_after_seconds: float = Field(ge=1, le=86_400)
     slurm_protected_options: list[str]
+    slurm_pyslurm: bool
 
     max_command_bytes: int = Field(ge=1, le=2_000_000)
     snapshot_max_bytes: int = Field(ge=1)

@@ -29,6 +29,7 @@ from orchestrator.settings import SITE_FOLDER, Settings
 from orchestrator.slurm.facts import FactsReader
 from orchestrator.slurm.gate import Gate
 from orchestrator.slurm.poller import Cadence, Poller
+from orchestrator.slurm.pyslurmreads import PyslurmReads
 from orchestrator.slurm.script import Templates
 from orchestrator.slurmqueue import SlurmQueue
 from orchestrator.wandbfiles import WandbReader
@@ -52,12 +53,14 @@ class System:
     gate: Gate
     slurm: SlurmExecutor
     profiles: Profiles
+    pyslurm: PyslurmReads
 
     def close(self) -> None:
         """Ends the loop, lets the database go. Runs go on."""
         self.reconciler.close()
         self.watch.close()
         self.reader.close()
+        self.pyslurm.close()
         self.holding.release()
         self.db.close()
 
@@ -76,7 +79,8 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
     reader = GpuReader(settings.probe_deadline_seconds)
     gate = Gate(settings.slurm_command_deadline_seconds)
     user = own_name()
-    cluster = ClusterService(db, reader, gate, FactsReader(gate, user), settings.probe_deadline_seconds)
+    pyslurm = PyslurmReads(gate, os.geteuid(), wanted=settings.slurm_pyslurm)
+    cluster = ClusterService(db, reader, gate, FactsReader(gate, user), settings.probe_deadline_seconds, pyslurm)
     line = make_line(settings, reader)
     reconciler: Reconciler | None = None
 
@@ -89,7 +93,7 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
     templates = Templates(settings.home / "templates", SITE_FOLDER / "templates")
     preparer = Preparer(settings.runs_dir, settings.env_pass, templates)
     local = LocalExecutor(settings.runs_dir, settings.stop_grace_seconds, preparer, watch)
-    slurm = make_slurm(settings, gate, user, templates, preparer)
+    slurm = make_slurm(settings, Poller(gate, user, make_cadence(settings), pyslurm), templates, preparer)
     gpus = GpuQueue(
         line,
         local.leases,
@@ -124,6 +128,7 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         gate,
         slurm,
         profiles,
+        pyslurm,
     )
 
 
@@ -135,16 +140,20 @@ def own_name() -> str:
         return str(os.geteuid())
 
 
-def make_slurm(settings: Settings, gate: Gate, user: str, templates: Templates, preparer: Preparer) -> SlurmExecutor:
+def make_cadence(settings: Settings) -> Cadence:
+    """How often Slurm is asked."""
+    return Cadence(settings.slurm_poll_floor_seconds, settings.slurm_poll_ceiling_seconds)
+
+
+def make_slurm(settings: Settings, poller: Poller, templates: Templates, preparer: Preparer) -> SlurmExecutor:
     """The Slurm side; it asks nothing as long as there is nothing of ours in Slurm."""
-    cadence = Cadence(settings.slurm_poll_floor_seconds, settings.slurm_poll_ceiling_seconds)
     policy = SlurmPolicy(
         grace=settings.stop_grace_seconds,
         lost_after=settings.slurm_lost_after_seconds,
         heartbeat=settings.slurm_heartbeat_seconds,
         submit_deadline=settings.slurm_submit_deadline_seconds,
     )
-    return SlurmExecutor(settings.runs_dir, gate, Poller(gate, user, cadence), templates, preparer, policy)
+    return SlurmExecutor(settings.runs_dir, poller.gate, poller, templates, preparer, policy)
 
 
 def make_line(settings: Settings, reader: GpuReader) -> Line:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -17,21 +18,28 @@ from orchestrator.errors import ProbeFailed
 
 
 class Worker:
-    """One helper process running ``python -m MODULE``, started at the first question."""
+    """One helper process running ``python -m MODULE``, started at the first question.
 
-    def __init__(self, module: str) -> None:
+    ``environment``: what the process has, made when it is started; without, the server's own.
+    """
+
+    def __init__(self, module: str, environment: Callable[[], dict[str, str]] | None = None) -> None:
         self._module = module
+        self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
-    def ask(self, operation: str, deadline: float) -> dict[str, Any]:
-        """The answer to one question. Raises ProbeFailed when there is none within ``deadline`` seconds."""
+    def ask(self, operation: str, deadline: float, **values: Any) -> dict[str, Any]:
+        """The answer to one question, asked with these values (JSON).
+
+        Raises ProbeFailed when there is none within ``deadline`` seconds.
+        """
         with self._lock:
             process = self._running()
             until = time.monotonic() + deadline
             try:
                 assert process.stdin is not None
-                process.stdin.write(json.dumps({"op": operation}).encode() + b"\n")
+                process.stdin.write(json.dumps({"op": operation, **values}).encode() + b"\n")
                 process.stdin.flush()
                 line = _line(process, until)
             except (BrokenPipeError, EOFError):
@@ -59,7 +67,12 @@ class Worker:
             self._kill()
             command = [sys.executable, "-m", self._module]
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=None if self._environment is None else self._environment(),
             )
         return self._process
 

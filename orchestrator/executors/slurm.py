@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 ASK_AGAIN = 10.0
 LOOK_SPACING = 1.0
 IDS_PER_CALL = 500
+STRAY_AFTER = 60.0  # seconds that a job may take from its exit record to its end in Slurm: a busy controller's
 LINGER = 300.0  # seconds after the last job for which squeue is still asked (MinJobAge's default): a job may come back
 
 
@@ -63,6 +64,7 @@ class SlurmExecutor:
         self._asked: dict[Key, float] = {}
         self._throttled: dict[str, tuple[int, float]] = {}
         self._looked_at = 0.0
+        self._strays: dict[Key, float] = {}
         self._sent: dict[tuple[str, str], int] = {}
         self._poll = False
         self._busy = False
@@ -320,10 +322,21 @@ class SlurmExecutor:
         return asked
 
     def strays(self, watched: Sequence[Watched]) -> list[Key]:
-        """Jobs with a name such as ours that go on though nothing is watched under it."""
-        known = {_key(item) for item in watched}
-        alive = (key for key, row in self._rows().items() if row.phase in {Phase.PENDING, Phase.ALLOCATED})
-        return [key for key in alive if key[0].startswith("orc-") and key not in known]
+        """Jobs with a name such as ours that go on though nothing is watched under it.
+
+        One that waits has been requeued. One that runs may only be ending: its run is over as soon as its record says
+        so, and Slurm, which hears of the end later, would take our scancel for it.
+        """
+        known, now = {_key(item) for item in watched}, time.monotonic()
+        alive = {
+            key: row
+            for key, row in self._rows().items()
+            if row.phase in {Phase.PENDING, Phase.ALLOCATED} and key[0].startswith("orc-") and key not in known
+        }
+        self._strays = {key: self._strays.get(key, now) for key in alive}
+        return [
+            key for key, row in alive.items() if row.phase is Phase.PENDING or now - self._strays[key] >= STRAY_AFTER
+        ]
 
     def end_strays(self, keys: Sequence[Key]) -> list[Key]:
         """One scancel for jobs that nobody should have any more; asked again until squeue confirms."""

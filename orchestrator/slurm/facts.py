@@ -126,6 +126,14 @@ class FactsReader:
         return accounts or None, (qos or None) if "qos" in enforced or "all" in enforced else None, ()
 
 
+def version_of(gate: Gate) -> str:
+    """The controller's version, "" where it does not say."""
+    try:
+        return parse_config(gate.run(["scontrol", "show", "config"]).output).get("SLURM_VERSION", "")
+    except SchedulerUnavailable:
+        return ""
+
+
 def parse_config(output: str) -> dict[str, str]:
     """``scontrol show config`` as a mapping."""
     pairs = (line.partition("=") for line in output.splitlines() if "=" in line)

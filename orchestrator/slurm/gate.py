@@ -93,7 +93,7 @@ class Gate:
                 raise SchedulerUnavailable(f"{argv[0]}: {answer.errors.strip()[:500]}")
             return answer
         finally:
-            self._count(argv[0], time.monotonic() - begin, failed=answer is None or answer.code != 0)
+            self.count(argv[0], time.monotonic() - begin, failed=answer is None or answer.code != 0)
 
     def _call(self, argv: Sequence[str], seconds: float) -> Answer:
         env = slurm_environment(os.environ if self._environ is None else self._environ)
@@ -114,7 +114,8 @@ class Gate:
             raise SchedulerUnavailable(f"{argv[0]} cannot be run: {error}.") from None
         return Answer(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
 
-    def _count(self, command: str, seconds: float, *, failed: bool) -> None:
+    def count(self, command: str, seconds: float, *, failed: bool) -> None:
+        """Adds one call to what is published: also of what asks Slurm without a command (pyslurm)."""
         with self._lock:
             tally = self._tallies.setdefault(command, Tally())
             tally.calls += 1

@@ -10,6 +10,7 @@ from orchestrator.slurm import accounting, queue
 from orchestrator.slurm.accounting import AccountRow
 from orchestrator.slurm.gate import Gate
 from orchestrator.slurm.phases import Phase
+from orchestrator.slurm.pyslurmreads import PyslurmReads
 from orchestrator.slurm.queue import QueueRow
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Poller:
     gate: Gate
     user: str
     cadence: Cadence
+    pyslurm: PyslurmReads | None = None
     trouble: str | None = None
     last: Snapshot | None = None
     keeps_accounts: bool | None = None
@@ -85,18 +87,25 @@ class Poller:
             return None
         at = time.monotonic()
         try:
-            answer = self.gate.run(queue.command(self.user))
-            if answer.code != 0:
-                raise SchedulerUnavailable(f"squeue: {answer.errors.strip()[:500]}")
+            rows = self._rows()
         except SchedulerUnavailable as error:
             self.away(error.message)
             return None
-        rows = queue.parse(answer.output)
         fresh = Snapshot(at, queue.by_task(rows, own), frozenset(row.name for row in rows))
         self.trouble = None
         self.cadence.looked(changed=self._changed(fresh))
         self.last = fresh
         return fresh
+
+    def _rows(self) -> list[QueueRow]:
+        """All jobs of the user: by pyslurm where that answers, else by squeue. Raises SchedulerUnavailable."""
+        rows = self.pyslurm.jobs() if self.pyslurm is not None else None
+        if rows is not None:
+            return rows
+        answer = self.gate.run(queue.command(self.user))
+        if answer.code != 0:
+            raise SchedulerUnavailable(f"squeue: {answer.errors.strip()[:500]}")
+        return queue.parse(answer.output)
 
     def away(self, message: str) -> None:
         """The scheduler gave no answer: nothing that was seen before counts until it does."""
