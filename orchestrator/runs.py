@@ -15,6 +15,7 @@ from sqlmodel import Session, col, select
 from orchestrator import ids, metrics
 from orchestrator.cluster import ClusterService
 from orchestrator.code.snapshot import snapshot
+from orchestrator.efficiency import Used, shares
 from orchestrator.environments.detection import detect
 from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, move, record
@@ -53,10 +54,18 @@ def _shown(run: Any) -> dict[str, Any]:
     """From a row of the table or of a query over its columns."""
     shown = {name: getattr(run, name) for name in PUBLIC}
     shown["stop_requested"] = run.stop_requested_at is not None
+    shown["used"] = _used(run) if RunStatus(run.status).terminal and run.started_at is not None else None
     process = (run.job or {}).get("process")
     if process is not None:
         shown["scheduler"] = {"job_id": str(process["pid"])}
     return shown
+
+
+def _used(run: Any) -> dict[str, float | None]:
+    """The shares that an ended run has used of what it asked for."""
+    elapsed = run.ended_at - run.started_at if run.ended_at is not None else None
+    used = Used(run.cpu_seconds, run.cpu_seconds_given, run.peak_memory_bytes, elapsed)
+    return shares(used, run.resources, run.scheduler)
 
 
 def get(session: Session, run_id: str) -> Run:

@@ -26,7 +26,7 @@ def why(run_id: str, as_json: JsonFlag = False) -> None:
         facts = "  ".join(f"{name}={value}" for name, value in item.items() if value is not None and name != "source")
         print(f"  {item['source']}: {facts}")
     if found["rerun"]:
-        print(f"orc rerun {run_id} with {found['rerun']['resources']}")
+        print(f"Again with {found['rerun']['resources']}:  orc rerun {run_id} --fix")
 
 
 @app.command()

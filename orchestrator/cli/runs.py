@@ -62,16 +62,8 @@ def terms(
     auto_env: bool = False,
 ) -> dict[str, Any]:
     """What a run asks for, as the body of a request: only what was said, so that a profile may say the rest."""
-    named = {"gpus": gpus, "cpus": cpus, "time": time}
-    resources: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    for name, text in key_values(resource or [], "--resource").items():
-        group, dot, option = name.partition(".")
-        if dot and group == "slurm":
-            resources.setdefault("slurm", {})[option] = parse_value(text)
-        else:
-            resources[name] = parse_value(text) if name in NUMBERS else text
     said: dict[str, Any] = {
-        "resources": resources,
+        "resources": resources_of(gpus, cpus, time, resource),
         "env": key_values(env or [], "--env"),
         "priority": priority,
         "profile": profile,
@@ -80,6 +72,19 @@ def terms(
         "environment": "auto" if auto_env else None,
     }
     return {name: value for name, value in said.items() if value}
+
+
+def resources_of(gpus: int | None, cpus: int | None, time: str | None, resource: list[str] | None) -> dict[str, Any]:
+    """``resources`` as the options name them: what was said, and nothing else."""
+    named = {"gpus": gpus, "cpus": cpus, "time": time}
+    resources: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    for name, text in key_values(resource or [], "--resource").items():
+        group, dot, option = name.partition(".")
+        if dot and group == "slurm":
+            resources.setdefault("slurm", {})[option] = parse_value(text)
+        else:
+            resources[name] = parse_value(text) if name in NUMBERS else text
+    return resources
 
 
 @app.command()
@@ -234,6 +239,11 @@ def _fields(found: dict[str, Any], hidden: set[str]) -> Iterator[tuple[str, obje
             continue
         if name.endswith("_at"):
             yield name, ago(value)
+        elif name == "used":
+            yield (
+                "used of asked",
+                "  ".join(f"{what} {share:.0%}" for what, share in value.items() if share is not None),
+            )
         elif name.endswith("_bytes"):
             yield name.removesuffix("_bytes"), f"{value / 2**20:.0f} MiB"
         else:
@@ -297,12 +307,20 @@ def _stop(orc: Client, item: str) -> dict[str, Any]:
 def rerun(
     run_id: str,
     command: Annotated[str | None, typer.Option(help="Another command.")] = None,
+    gpus: Gpus = None,
+    cpus: Cpus = None,
+    time: Time = None,
+    resource: Resource = None,
+    fix: Annotated[bool, typer.Option("--fix", help="With the resources that `orc why` proposes.")] = False,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Show its log; exit as it ends.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Runs a run again, as a new one."""
+    """Runs a run again, as a new one; what is said of its resources goes over what it asked for."""
     body: dict[str, Any] = {"auto_start": True} | ({"command": command} if command else {})
     with Client() as orc:
+        changed = (_proposed(orc, run_id) if fix else {}) | resources_of(gpus, cpus, time, resource)
+        if changed:
+            body["resources"] = orc.run(run_id)["resources"] | changed
         made = orc.act(run_id, "rerun", body)
         if wait:
             say(f"Run {made['id']}")
@@ -312,6 +330,14 @@ def rerun(
     else:
         say(f"Run {made['id']} is {made['status']}.")
         print(made["id"])
+
+
+def _proposed(orc: Client, run_id: str) -> dict[str, Any]:
+    """The resources that would help; none is an error in words."""
+    found = orc.request("GET", f"/runs/{run_id}/why")
+    if not found["rerun"]:
+        usage(f"orc why {run_id} proposes no change: {found['summary']} {found['action']}")
+    return dict(found["rerun"]["resources"])
 
 
 @app.command()

@@ -186,7 +186,9 @@ def row_of(job: Mapping[str, Any]) -> QueueRow:
 
 
 def _tres(job: Mapping[str, Any]) -> str:
-    counts = {"cpu": job["cpus"], "node": job["num_nodes"], **{f"gres/{name}": n for name, n in job["gpus"].items()}}
+    memory = None if job["memory"] is None else f"{job['memory']}M"  # of all nodes, in MiB
+    gpus = {f"gres/{name}": number for name, number in job["gpus"].items()}
+    counts = {"cpu": job["cpus"], "mem": memory, "node": job["num_nodes"], **gpus}
     return ",".join(f"{name}={count}" for name, count in counts.items() if count is not None)
 
 

@@ -17,7 +17,7 @@ os.environ["PYSLURM_DISABLE_AUTO_INIT"] = "1"
 JOB = (
     *("array_id", "array_task_id", "array_tasks_waiting", "array_tasks_parallel", "state", "state_reason", "name"),
     *("submit_time", "start_time", "end_time", "allocated_nodes", "partition", "priority", "requeue_count"),
-    *("exit_code", "exit_code_signal", "cpus", "num_nodes"),
+    *("exit_code", "exit_code_signal", "cpus", "num_nodes", "memory"),
 )
 NODE = (
     *("name", "state", "configured_gres", "allocated_tres", "total_cpus", "allocated_cpus", "real_memory"),

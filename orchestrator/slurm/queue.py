@@ -120,11 +120,13 @@ def exit_status(text: str) -> tuple[int | None, int | None]:
 
 def tres_count(text: str, name: str) -> int:
     """How many of one resource: ``cpu=4,mem=1000M,gres/gpu=2,gres/gpu:a100=2`` has two ``gres/gpu``."""
-    for part in text.split(","):
-        key, _, value = part.partition("=")
-        if key == name and value.isdigit():
-            return int(value)
-    return 0
+    value = tres_text(text, name)
+    return int(value) if value.isdigit() else 0
+
+
+def tres_text(text: str, name: str) -> str:
+    """One resource's value as it stands there (``1000M``), "" where there is none."""
+    return next((value for key, _, value in (part.partition("=") for part in text.split(",")) if key == name), "")
 
 
 def by_task(

@@ -55,6 +55,19 @@ def test_runs_are_held_released_prioritised_and_explained(orc: Orc, tmp_path: Pa
     assert orc("hold", sweep["id"]).returncode == 0
 
 
+def test_a_run_is_run_again_with_what_would_help(orc: Orc) -> None:
+    run_id = made(orc, "run", "--time", "0:01", "--", "sleep", "3")["id"]
+    assert orc("wait", run_id).returncode == 1
+    assert f"orc rerun {run_id} --fix" in orc("why", run_id).stdout
+    again = made(orc, "rerun", run_id, "--fix", "-R", "mem=100M")
+    assert again["resources"] == {"time": 1, "mem": "100M"}  # twice a second, in minutes; and what was said besides
+    assert orc("wait", again["id"]).returncode == 0
+    assert "used of asked" in orc("show", again["id"]).stdout
+    refused = orc("rerun", again["id"], "--fix")
+    assert refused.returncode == 2
+    assert "proposes no change" in refused.stderr
+
+
 def test_runs_go_to_an_emulated_slurm_from_the_command_line(tmp_path: Path) -> None:
     home = tmp_path / "home"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ORC_")}

@@ -14,7 +14,7 @@ from orchestrator.slurm import pyslurmreads, queue
 from orchestrator.slurm.gate import Gate
 from orchestrator.slurm.poller import Cadence, Poller
 from orchestrator.slurm.pyslurmreads import MOST_JOBS, PyslurmReads, row_of
-from orchestrator.slurm.queue import QueueRow, by_task, tres_count
+from orchestrator.slurm.queue import QueueRow, by_task, tres_text
 
 DATA = Path(__file__).parent.parent / "data" / "pyslurm"
 FAKE = Path(__file__).parent.parent / "support" / "fakepyslurm"
@@ -89,11 +89,11 @@ def test_every_job_is_read_as_squeue_tells_it() -> None:
         assert replace(mine[key], tres="") == replace(row, tres="")
 
 
-def test_gpus_and_cpus_of_a_job_are_counted_as_squeue_counts_them() -> None:
+def test_gpus_cpus_and_memory_of_a_job_are_counted_as_squeue_counts_them() -> None:
     mine, theirs = by_task([row_of(job) for job in JOBS["jobs"]]), of_squeue()
-    for name in ("cpu", "node", "gres/gpu", "gres/gpu:a100"):
-        counts = {key: tres_count(row.tres, name) for key, row in mine.items()}
-        assert counts == {key: tres_count(row.tres, name) for key, row in theirs.items()}
+    for name in ("cpu", "mem", "node", "gres/gpu", "gres/gpu:a100"):
+        counts = {key: tres_text(row.tres, name) for key, row in mine.items()}
+        assert counts == {key: tres_text(row.tres, name) for key, row in theirs.items()}
 
 
 def test_task_zero_of_an_array_which_pyslurm_takes_for_none_is_known() -> None:
@@ -101,13 +101,15 @@ def test_task_zero_of_an_array_which_pyslurm_takes_for_none_is_known() -> None:
     assert rows == {(0,), (1,), (2, 3, 4, 5)}
 
 
+def in_order(nodes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """sinfo's order of a node's partitions is not the configuration's."""
+    return {name: node | {"partitions": sorted(node["partitions"])} for name, node in nodes.items()}
+
+
 def test_nodes_are_read_as_sinfo_tells_them() -> None:
-    assert pyslurm_nodes(NODES["nodes"]) == read_sinfo(0, (DATA / "sinfo.txt").read_text(), "").data | {
-        "nodes": {
-            name: node | {"gres": "gpu:a100:4"}
-            for name, node in read_sinfo(0, (DATA / "sinfo.txt").read_text(), "").data["nodes"].items()
-        }
-    }
+    mine, theirs = pyslurm_nodes(NODES["nodes"]), read_sinfo(0, (DATA / "sinfo.txt").read_text(), "").data
+    assert in_order(mine.pop("nodes")) == in_order(theirs.pop("nodes"))
+    assert mine == theirs
 
 
 def test_it_is_used_where_it_answers_and_every_read_is_counted(reads: PyslurmReads, gate: Gate) -> None:
