@@ -73,6 +73,8 @@ def _request_variables(job: Job) -> dict[str, str]:
         found["SLURM_NTASKS_PER_NODE"] = str(request.tasks_per_node)
     if request.cpus_given:
         found["SLURM_CPUS_PER_TASK"] = str(request.cpus_per_task)
+    if request.cpus_per_gpu:
+        found["SLURM_CPUS_PER_GPU"] = str(request.cpus_per_gpu)
     if request.gpus_per_node:
         found["SLURM_GPUS_PER_NODE"] = request.gpus_per_node
     if request.gpus:

@@ -35,6 +35,7 @@ class Request:
     tasks_per_node: int = 0
     cpus_per_task: int = 1
     cpus_given: bool = False
+    cpus_per_gpu: int = 0
     memory_per_node: int = 0
     memory_per_cpu: int = 0
     gres: str = ""

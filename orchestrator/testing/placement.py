@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.testing.cluster import Cluster, Node
-from orchestrator.testing.gres import Gres, indices, matches, parse_gpus, parse_gres, take
+from orchestrator.testing.gres import Gres, count, indices, matches, parse_gpus, parse_gres, take
 from orchestrator.testing.model import Job, NodeState, Request, Share
 
 
@@ -44,10 +44,11 @@ def use(free: Free, share: Share) -> None:
 
 def shape(request: Request) -> tuple[object, ...]:
     """What of a request decides where it fits: requests of equal shape fit alike."""
-    sizes = (request.nodes_min, request.nodes_max, request.tasks, request.tasks_per_node, request.cpus_per_task)
+    sizes = (request.nodes_min, request.nodes_max, request.tasks, request.tasks_per_node)
+    cpus = (request.cpus_per_task, request.cpus_per_gpu)
     amounts = (request.memory_per_node, request.memory_per_cpu, request.gres, request.gpus, request.gpus_per_task)
     names = (request.features, tuple(request.required_nodes), tuple(request.excluded_nodes), request.exclusive)
-    return (*sizes, *amounts, *names, request.time_limit)
+    return (*sizes, *cpus, *amounts, *names, request.time_limit)
 
 
 def suitable(request: Request, nodes: Sequence[Node]) -> list[Node]:
@@ -108,6 +109,8 @@ def _capacity(request: Request, node: Node, free: Free) -> int:
     memory = _memory_per_node(request, node)
     if memory > free.memory or take(free.gres, parse_gres(request.gres)) is None:
         return 0
+    if cpus_of(request, 1, sum(one.count for one in parse_gres(request.gres) if one.name == "gpu")) > free.cpus:
+        return 0
     tasks = free.cpus // request.cpus_per_task
     if request.memory_per_cpu and not memory:
         tasks = min(tasks, free.memory // (request.memory_per_cpu * request.cpus_per_task))
@@ -116,6 +119,11 @@ def _capacity(request: Request, node: Node, free: Free) -> int:
     if request.tasks_per_node:
         return request.tasks_per_node if tasks >= request.tasks_per_node else 0
     return max(tasks, 0)
+
+
+def cpus_of(request: Request, tasks: int, gpus: int) -> int:
+    """The CPUs of so many tasks and GPUs on one node: those of the tasks or those of the GPUs, whichever are more."""
+    return max(tasks * request.cpus_per_task, gpus * request.cpus_per_gpu)
 
 
 def _memory_per_node(request: Request, node: Node) -> int:
@@ -160,7 +168,9 @@ def _share_out(
         held = free[node.name].gres if request.exclusive else take(free[node.name].gres, wanted)
         if held is None:
             return None
-        cpus = node.cpus if request.exclusive else tasks * request.cpus_per_task
+        cpus = node.cpus if request.exclusive else cpus_of(request, tasks, count(held))
+        if cpus > free[node.name].cpus:
+            return None
         memory = _memory_per_node(request, node) or request.memory_per_cpu * cpus
         shares.append(Share(node.name, cpus, memory, held, tasks))
     return None if any(left.values()) else shares

@@ -247,6 +247,7 @@ _READERS: dict[str, Callable[[Request, str], None]] = {
     "account": _text("account"),
     "comment": _text("comment"),
     "constraint": _text("features"),
+    "cpus-per-gpu": _positive("cpus_per_gpu"),
     "cpus-per-task": _positive("cpus_per_task", "cpus_given"),
     "dependency": _text("dependency"),
     "error": _text("stderr"),

@@ -78,3 +78,9 @@ def test_the_exit_record_lies_in_the_run_directory(orc: RealServer) -> None:
     run = orc.over(orc.run("exit 7")["id"])
     record = json.loads((Path(run["run_dir"]) / "attempts/1/exit.json").read_text())
     assert record["code"] == 7
+
+
+def test_cpus_come_with_each_gpu_where_asked(orc: RealServer) -> None:
+    run = orc.run("echo $SLURM_CPUS_ON_NODE $SLURM_CPUS_PER_GPU", resources={"gpus": 2, "slurm": {"cpus-per-gpu": 3}})
+    assert orc.over(run["id"])["status"] == "finished"
+    assert orc.log(run["id"]) == "6 3\n"

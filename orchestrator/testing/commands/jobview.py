@@ -7,6 +7,7 @@ from orchestrator.testing.gres import parse_gpus, parse_gres
 from orchestrator.testing.hostlist import compress_hosts
 from orchestrator.testing.memory import show_memory
 from orchestrator.testing.model import Job
+from orchestrator.testing.placement import cpus_of
 
 COMPACT_STATES = {
     "PENDING": "PD",
@@ -65,7 +66,9 @@ def cpus(job: Job) -> int:
     """Those it holds, or those it asked for."""
     if job.shares:
         return sum(share.cpus for share in job.shares)
-    return job.request.tasks * job.request.cpus_per_task
+    request = job.request
+    gpus = parse_gpus(request.gpus) + parse_gres(request.gres) * request.nodes_min
+    return cpus_of(request, request.tasks, sum(one.count for one in gpus if one.name == "gpu"))
 
 
 def node_count(job: Job) -> int:

@@ -168,4 +168,6 @@ class _Job:
             lines.append([f"TresPerJob={jobview.gpus_text(request.gpus, separator)}"])
         if request.gres:
             lines.append([f"TresPerNode={jobview.gres_text(job, separator)}"])
+        if request.cpus_per_gpu:
+            lines.append([f"CpusPerTres=gres{separator}gpu:{request.cpus_per_gpu}"])
         return [line for line in lines if line]
