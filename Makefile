@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: setup demo serve slurm test unit lint types imports contract acceptance test-gpu bench clean
+.PHONY: setup demo serve slurm test unit lint types imports contract acceptance test-gpu bench bench-slurm clean
 
 setup: $(VENV)/.done
 
@@ -58,6 +58,9 @@ test-gpu: setup
 
 bench: setup
 	$(BIN)/python benchmarks/api.py
+
+bench-slurm: setup
+	$(BIN)/python -m benchmarks.slurm
 
 clean:
 	rm -rf $(VENV) .demo dist build .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

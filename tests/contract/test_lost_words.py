@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.looking import degraded, in_slurm, mark, marks, said, statuses
+from tests.contract.looking import degraded, in_slurm, mark, marks, said, sbatch, show, statuses
 from tests.support.service import Json, RealServer
 from tests.support.sites import Slurm
 from tests.support.waiting import wait_until
@@ -79,6 +79,31 @@ def test_a_waiting_job_that_the_controller_forgot_executes_once(
     slurm.kill_controller()
     slurm.start_controller()
     executed_once(orc, run, files / "marks")
+
+
+def take_id(slurm: Slurm, wanted: str) -> bool:
+    """Somebody else's held jobs until one has the id; False where the controller is past it."""
+    taken = ""
+    while not taken or int(taken) < int(wanted):
+        taken = sbatch(slurm, "--hold", "-J", "theirs", "--wrap", "true")
+    return taken == wanted
+
+
+def test_a_job_of_somebody_else_that_got_the_forgotten_id_is_not_taken_for_ours(
+    orc: RealServer, slurm: Slurm, files: Path, settled: None
+) -> None:
+    for number in range(5):  # the controller may have saved its state just before
+        run = in_slurm(orc, orc.run(mark(files / f"marks{number}"), resources={"begin": "now+8"})["id"], "PENDING")
+        slurm.kill_controller()
+        slurm.start_controller()
+        if take_id(slurm, run["scheduler"]["job_id"]):
+            break
+    else:
+        raise AssertionError("the controller has never forgotten the job")
+    over = executed_once(orc, run, files / f"marks{number}")
+    assert over["scheduler"]["job_id"] != run["scheduler"]["job_id"]
+    assert show(slurm, run["scheduler"]["job_id"], "%j %T") == "theirs PENDING"
+    slurm.run("scancel", "--name=theirs")
 
 
 def test_a_requeued_run_is_queued_between_its_attempts(orc: RealServer) -> None:

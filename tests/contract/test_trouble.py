@@ -72,32 +72,6 @@ def test_submissions_wait_for_the_controller_and_go_out_when_it_is_back(
     well(orc)
 
 
-def submitted_into_silence(orc: RealServer, slurm: Slurm, command: str) -> Json:
-    """A run whose sbatch is under way while the controller hangs, which it still does."""
-    for _ in range(8):
-        run = orc.run(command)
-        slurm.hang_controller()
-        wait_until(lambda: sbatch_of(orc) or degraded(orc), "sbatch or squeue without an answer", 60)
-        if sbatch_of(orc):
-            return run
-        slurm.resume_controller()  # squeue has met the silence first, and nothing is submitted into it
-        orc.over(run["id"], 60)
-    raise AssertionError("squeue was always first")
-
-
-def sbatch_of(orc: RealServer) -> bool:
-    """Whether the server has an sbatch at work."""
-    assert orc.process is not None
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = path.read_text().rsplit(")", 1)[1].split()[1]
-            if parent == str(orc.process.pid) and b"--parsable" in (path.parent / "cmdline").read_bytes():
-                return True
-        except (OSError, IndexError):
-            continue
-    return False
-
-
 def test_a_running_job_that_the_controller_forgot_ends_well_and_executes_once(
     orc: RealServer, slurm: Slurm, files: Path, settled: None
 ) -> None:
