@@ -4,6 +4,7 @@ GPU-hours and CPU-hours are those that were given (allocated) for as long as the
 Slurm's own accounting counts them; all attempts of a run count.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ def closing(past: Past, made: Move, now: float) -> dict[str, Any]:
     began = made.fields.get("started_at") or past.started_at
     ended = made.fields.get("ended_at") or now
     elapsed = max(0.0, ended - began) if began is not None else 0.0
-    gpus, cpus = _given(past, scheduler)
+    gpus, cpus = given(scheduler, past.gpus, past.cpus)
     used = made.fields.get("cpu_seconds")
     line = {
         "attempt": past.attempt,
@@ -55,10 +56,16 @@ def closing(past: Past, made: Move, now: float) -> dict[str, Any]:
     }
 
 
-def _given(past: Past, scheduler: dict[str, Any]) -> tuple[int, int]:
-    """GPUs and CPUs of the allocation: as Slurm counted them, else as asked for."""
+def given(scheduler: Mapping[str, Any], gpus: int, cpus: int) -> tuple[int, int]:
+    """GPUs and CPUs of an allocation, all its nodes together: as Slurm counted them, else those ``asked`` for."""
     tres = scheduler.get("tres") or ""
-    return tres_count(tres, "gres/gpu") or past.gpus, tres_count(tres, "cpu") or past.cpus
+    return tres_count(tres, "gres/gpu") or gpus, tres_count(tres, "cpu") or cpus
+
+
+def asked(resources: Mapping[str, Any], held: Sequence[Any] | None, cpus: int) -> tuple[int, int]:
+    """GPUs and CPUs over all nodes, without Slurm's word. ``held``: the GPUs known by name; ``cpus``: of each node."""
+    nodes = int(resources.get("nodes") or 1)
+    return len(held or ()) or int(resources.get("gpus") or 0) * nodes, cpus * nodes
 
 
 def ends_attempt(before: RunStatus, made: Move, past: Past) -> bool:

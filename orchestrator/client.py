@@ -180,9 +180,10 @@ class Client:
         """A run's events, oldest first."""
         return list(self.request("GET", f"/runs/{run_id}/events"))
 
-    def logs(self, run_id: str, offset: int = -10_000, limit: int = 10_000) -> Json:
-        """A part of a run's log."""
-        return dict(self.request("GET", f"/runs/{run_id}/logs", params={"offset": offset, "limit": limit}))
+    def logs(self, run_id: str, offset: int = -10_000, limit: int = 10_000, attempt: int | None = None) -> Json:
+        """A part of a run's log: of its latest attempt, or another."""
+        part = {"offset": offset, "limit": limit, "attempt": attempt}
+        return dict(self.request("GET", f"/runs/{run_id}/logs", params=part))
 
     def wait(
         self, run_ids: Sequence[str], timeout: float | None = None, on_over: Callable[[Json], None] = lambda _: None

@@ -39,6 +39,12 @@ class ClusterService:
         self._deadline = deadline
         self._pyslurm = pyslurm
         self._known: Cluster | None = None
+        self._trouble: str | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why Slurm gives no answer, as told by who asks it all the time; None while it does."""
+        return self._trouble
 
     def current(self) -> Cluster:
         """The cluster in force; type "unknown" before the first detection."""
@@ -53,12 +59,20 @@ class ClusterService:
         return self.detect() if found.source == "unset" else found
 
     def detect(
-        self, actor: Actor = SERVICE, preferred: ClusterType | None = None, *, keep_preference: bool = True
+        self,
+        actor: Actor = SERVICE,
+        preferred: ClusterType | None = None,
+        *,
+        keep_preference: bool = True,
+        fresh: bool = False,
     ) -> Cluster:
-        """Looks now and stores what was seen. A preferred type overrides what was detected."""
+        """Looks now and stores what was seen. A preferred type overrides what was detected. ``fresh``: the cluster's
+        limits are asked for as well, which else are kept for a while."""
         seen = detect(self._gate, self._deadline, self._reader.read, own_visible_devices(), self._pyslurm)
         if seen.type == "slurm" and seen.status == "healthy":
-            seen = self._with_facts(seen, fresh=actor != SERVICE)
+            seen = self._with_facts(seen, fresh=fresh or actor != SERVICE)
+        if seen.type == "slurm" and self._trouble is not None:  # sinfo may answer while squeue or sbatch does not
+            seen = replace(seen, status="degraded", notes=self._trouble)
         self._known = self._db.write(
             lambda session: store(session, seen, actor, preferred, keep_preference=keep_preference)
         )
@@ -66,28 +80,37 @@ class ClusterService:
 
     def _with_facts(self, seen: Detected, *, fresh: bool) -> Detected:
         try:
-            facts = self._facts.read(fresh=fresh)
+            public = self._facts.read(fresh=fresh).public()
         except SchedulerUnavailable as error:
-            return replace(seen, details=seen.details | {"slurm": {"notes": [error.message]}})
-        public = facts.public()
+            public = self._facts.kept.public()
+            public["notes"] = (*public["notes"], error.message)
         if self._pyslurm is not None:
-            self._pyslurm.connect(facts.version)
+            self._pyslurm.connect(public["version"])
             public["reads"] = self._pyslurm.words
         return replace(seen, details=seen.details | {"slurm": public})
 
-    def limits(self, *, fresh: bool = False) -> Facts:
-        """What the Slurm cluster allows; nothing is known of one that gives no answer: then all is accepted for now."""
-        try:
-            return self._facts.read(fresh=fresh)
-        except SchedulerUnavailable:
-            return Facts()
+    def limits(self) -> Facts:
+        """What is known of the limits of the Slurm cluster. Asks nobody: each detection does."""
+        return self._facts.kept
 
     def degraded(self, trouble: str | None) -> None:
-        """Slurm gives no answer (any more), or again: told by who asks it all the time."""
-        known = self._known
-        if known is None or known.type != "slurm" or (known.status == "degraded") == (trouble is not None):
+        """Slurm gives no answer (any more), or again: told by who asks it all the time. Asks nobody when it goes away;
+        detects once when it is back."""
+        before, self._trouble = self._trouble, trouble
+        known = self.current()
+        if known.type != "slurm" or (before is None) == (trouble is None):
             return
-        self.detect()
+        if trouble is None:
+            self.detect()
+            return
+        fields = {"status": "degraded", "notes": trouble}
+
+        def write(session: Session) -> Cluster:
+            cluster = _row(session)
+            change(session, cluster, SERVICE, "cluster.degraded", "cluster", fields)
+            return cluster
+
+        self._known = self._db.write(write)
 
     def set(self, fields: dict[str, Any], actor: Actor) -> Cluster:
         """Sets fields by hand."""

@@ -29,3 +29,9 @@ def latest(session: Session, limit: int) -> list[Event]:
     """The newest ``limit`` events, oldest first."""
     found = session.exec(select(Event).order_by(col(Event.id).desc()).limit(limit)).all()
     return list(reversed(found))
+
+
+def last_words(session: Session, subject: str, kind: str) -> str | None:
+    """The message of the newest event of one kind about ``subject``, None without any."""
+    query = select(Event.message).where(col(Event.subject) == subject, col(Event.kind) == kind)
+    return session.exec(query.order_by(col(Event.id).desc()).limit(1)).first()

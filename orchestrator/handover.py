@@ -70,7 +70,9 @@ class Handover:
         self._held: dict[str, float] = {}
         self._refusals: dict[str, int] = {}
         self._most: dict[str, int] = {}
-        self._unsettled = True  # there may be intents without an answer: a crash left them, or a pass that broke
+        # There may be intents without an answer: a crash left them, a pass that broke, a submission that heard nothing.
+        # Only ``recover``, which looks at all of them, may say that there are none.
+        self._unsettled = True
 
     # -- what is held back -----------------------------------------------------------------------------------------
 
@@ -86,6 +88,11 @@ class Handover:
         now = time.monotonic()
         return now >= self._held.get(run.id, 0.0) and now >= self._held.get(run.ask_key or run.id, 0.0)
 
+    def held_back(self) -> list[str]:
+        """What is not to be tried now: asks (or single runs) that were refused a while ago."""
+        now = time.monotonic()
+        return [key for key, until in self._held.items() if until > now]
+
     def most(self, ask_key: str) -> int | None:
         """How many such runs the cluster has been taking at once, where it has refused more."""
         return self._most.get(ask_key)
@@ -100,15 +107,18 @@ class Handover:
         code = {run.id: self._code_of(run) for batch in batches for run in batch.runs}
         started = self._db.write(lambda session: [_intend(session, batch, code) for batch in batches])
         answers: list[tuple[Started, dict[str, JobHandle]]] = []
-        settled = True
+        silent: dict[str, str] = {}
         for item in started:
             if item is None:
+                continue
+            if item.executor in silent:  # it was never sent: nothing to look up
+                self._take_back(item, silent[item.executor], Reason.CLUSTER_DEGRADED, attempts=1)
                 continue
             try:
                 answer = self._executors[item.executor].submit(item.spec)
             except SchedulerUnavailable as error:
                 log.warning("no answer to submission %s: %s", item.spec.name, error.message)
-                settled = False
+                silent[item.executor] = error.message
                 continue
             if isinstance(answer, Refusal):
                 self._refused(item, answer)
@@ -116,7 +126,6 @@ class Handover:
                 self._accepted(item)
                 answers.append((item, answer))
         self._answer(answers)
-        self._unsettled = not settled
 
     def _accepted(self, item: Started) -> None:
         key = item.runs[0].ask_key
@@ -130,9 +139,10 @@ class Handover:
             made = Move(RunStatus.FAILED, Reason.SUBMIT_REJECTED, refusal.message)
             self._close(item, lambda session, run: move(session, run, made))
             return
-        if refusal.too_many and len(item.runs) > 1:
+        counted = 0 if refusal.withdrawn else 1
+        if refusal.too_many and len(item.runs) > 1 and not refusal.withdrawn:
             self._most[first.ask_key] = len(item.runs) // 2  # tried at once with half as many
-            self._take_back(item, refusal.message, Reason.SUBMIT_LIMIT, attempts=1)
+            self._take_back(item, refusal.message, Reason.SUBMIT_LIMIT, attempts=counted)
             return
         self._most.pop(first.ask_key, None)
         key = first.ask_key or first.id
@@ -140,7 +150,7 @@ class Handover:
         hold = min(LONGEST_HOLD, HOLD_AFTER_REFUSAL * 2**count) if first.ask_key else HOLD_AFTER_REFUSAL
         self._held[key] = time.monotonic() + hold
         reason = Reason.SUBMIT_LIMIT if refusal.too_many else Reason.SUBMIT_FAILED
-        self._take_back(item, f"{refusal.message} Tried again in {hold:g} s.", reason, attempts=1)
+        self._take_back(item, f"{refusal.message} Tried again in {hold:g} s.", reason, attempts=counted)
 
     def _answer(self, answers: Sequence[tuple[Started, dict[str, JobHandle]]], message: str = "") -> None:
         """Commits what the executors answered."""
@@ -154,18 +164,17 @@ class Handover:
                 submission.state, submission.submitted_at = "submitted", time.time()
                 submission.job = next(iter(handles.values())).data
                 session.add(submission)
-                for run_id, handle in handles.items():
-                    self._answered(session, run_id, item, handle, message)
+                for run_id, run in runs.many(session, handles).items():
+                    self._answered(session, run, item, handles[run_id], message)
 
         self._db.write(write)
         self._gpus.forget([run_id for _, handles in answers for run_id in handles])
 
-    def _answered(self, session: Session, run_id: str, item: Started, handle: JobHandle, message: str) -> None:
-        run = runs.get(session, run_id)
+    def _answered(self, session: Session, run: Run, item: Started, handle: JobHandle, message: str) -> None:
         if run.submission_id != item.spec.name or run.status != RunStatus.QUEUED:
             return
         fields: dict[str, Any] = {"job": handle.data, "error": None}
-        if (gpus := self._gpus.held(run_id)) is not None:
+        if (gpus := self._gpus.held(run.id)) is not None:
             fields["gpus"] = gpus
         stopping = Reason.STOPPING if run.stop_requested_at is not None else None
         if handle.executor == "local":
@@ -181,15 +190,17 @@ class Handover:
         """Intents without an answer: looked up and adopted, or taken back so that their runs are queued again."""
         if not self._unsettled:
             return
-        settled = True
+        silent: set[str] = set()
         with self._db.read() as session:
             intents = [_started_of(session, intent) for intent in session.exec(placement.INTENTS).all()]
         for item in intents:
+            if item.executor in silent:
+                continue
             try:
                 handles = self._executors[item.executor].find(item.spec)
             except SchedulerUnavailable as error:
-                log.info("submission %s cannot be looked up: %s", item.spec.name, error.message)
-                settled = False
+                log.debug("submission %s cannot be looked up: %s", item.spec.name, error.message)
+                silent.add(item.executor)
                 continue
             if handles:
                 self._answer([(item, handles)], "Adopted: it was handed over, and the answer was lost.")
@@ -197,7 +208,7 @@ class Handover:
             if lost:
                 message = "Its submission was never carried out; it waits again."
                 self._take_back(Started(item.executor, lost, item.spec), message, adopted=bool(handles))
-        self._unsettled = not settled
+        self._unsettled = bool(silent)
 
     def _take_back(
         self, item: Started, message: str, reason: Reason | None = None, *, attempts: int = 0, adopted: bool = False
@@ -221,8 +232,7 @@ class Handover:
             if intent is not None:
                 intent.state = state
                 session.add(intent)
-            for known in item.runs:
-                run = runs.get(session, known.id)
+            for run in runs.many(session, (known.id for known in item.runs)).values():
                 if run.status == RunStatus.QUEUED and run.submission_id == item.spec.name and run.job is None:
                     each(session, run)
 
@@ -240,10 +250,13 @@ def _intend(session: Session, batch: Batch, code: dict[str, dict[str, Any] | Non
     """The runs' next attempts, to be handed over; without those that no longer should be."""
     name = f"orc-{ids.run_id()}"
     still = []
+    stored = runs.many(session, (known.id for known in batch.runs))
     for known in batch.runs:
-        run = runs.get(session, known.id)
+        run = stored[known.id]
         if run.status != RunStatus.QUEUED or run.submission_id is not None or run.stop_requested_at is not None:
             continue
+        if run.ask_key != known.ask_key or run.held:
+            continue  # it asks for something else by now (its priority changed): with others, then
         run.submission_id, run.attempt, run.job = name, run.attempt + 1, None
         run.git = code.get(run.id)
         session.add(run)
@@ -262,5 +275,6 @@ def _intend(session: Session, batch: Batch, code: dict[str, dict[str, Any] | Non
 
 def _started_of(session: Session, intent: Submission) -> Started:
     """A submission as it was handed over: all its runs, in their order, at the attempts that it named."""
-    found = [runs.get(session, run_id) for run_id in intent.run_ids]
+    stored = runs.many(session, intent.run_ids)
+    found = [stored[run_id] for run_id in intent.run_ids]
     return Started(intent.executor, found, SubmissionSpec(intent.id, [task_of(run) for run in found], intent.throttle))

@@ -1,8 +1,9 @@
 """Runs beside the job: claim, start record, log, signals, exit record.
 
 One file, standard library only, Python >= 3.6, started as ``python -I -S job.py RUN_DIR ATTEMPT`` or, by a Slurm job,
-as ``job.py --submission FOLDER``. It knows nothing but these directories (docs/run-directory.md). Nothing is imported
-before the command starts that is not needed for that: this costs every job.
+as ``job.py --submission FOLDER``; with each task of an srun, as ``job.py --rank FOLDER COMMAND ...``. It knows nothing
+but these directories (docs/run-directory.md). Nothing is imported before the command starts that is not needed for
+that: this costs every job.
 """
 
 import os
@@ -15,12 +16,16 @@ PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 ALLOCATED = (b"SLURM", b"CUDA_", b"ROCR_", b"HIP_", b"GPU_DEVICE", b"ZE_AFFINITY", b"PMI", b"TMPDIR")
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 RECORD_BYTES = 4096  # reserved for the exit record at the start, so that a full disk cannot swallow it
+FIRST_SAMPLE = 0.02
 LONGEST_SAMPLE = 1.0
 KILL_SPACING = 0.05
+TOLD_WITHIN = 0.5  # seconds in which Slurm, once it has signalled one process of a job, has signalled all that it will
 
 
 def main(argv: "list[str]") -> int:
     """Executes one attempt of one run, if nobody else has. Returns job.py's own exit status."""
+    if argv[1] == "--rank":
+        return Rank(argv[2], argv[3:]).run()
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     run_dir, first = task_of(argv[2]) if argv[1] == "--submission" else (argv[1], int(argv[2]))
     attempt = take(run_dir, first)
@@ -40,6 +45,7 @@ def main(argv: "list[str]") -> int:
     except (OSError, ValueError) as error:
         job.refuse(error)
         return 1
+    job.post_witness()
     job.watch()
     job.finish()
     return job.exit_status()
@@ -255,6 +261,9 @@ class Job:
         self.stopped = False
         self.timed_out = False
         self.kill_at = None  # type: float | None
+        self.hand_on_at = None  # type: float | None
+        self.witness = 0
+        self.witness_told = False
         self.peak = 0
         self.clock = 0.0
         self.started_at = 0.0
@@ -383,22 +392,43 @@ class Job:
     def workdir_ok(self) -> bool:
         return os.path.isdir(self.settings.get("workdir") or self.run_dir)
 
+    def post_witness(self) -> None:
+        """Under Slurm: a process that does nothing, in a session of its own as the command's is.
+
+        Whom Slurm has signalled, /proc does not tell: a command that caught TERM looks like one that never got it. The
+        witness catches nothing: where it ended of the signal, everybody got it.
+        """
+        if self.settings.get("scheduler") != "slurm":
+            return
+        nothing = os.open("/dev/null", os.O_WRONLY)
+        reading, self.held = os.pipe()  # whatever becomes of job.py, the witness reads the pipe's end, and ends
+        shell = self.settings.get("shell", "/bin/bash")
+        try:
+            self.witness = spawn([shell, "--noprofile", "--norc", "-c", "read"], {}, reading, nothing)
+        except OSError:
+            pass  # no process to be had: TERM is then handed on to all
+        os.close(reading)
+        os.close(nothing)
+
     # -- watching --------------------------------------------------------------------------------------------------
 
     def watch(self) -> None:
         """Until the command and everything that it started have ended."""
-        spacing = 0.02
+        spacing = FIRST_SAMPLE
         sample_at = self.clock + spacing
         while True:
             now = time.monotonic()
             if self.limit is not None and self.status is None and now - self.clock >= self.limit:
                 self.timed_out = True
                 self.terminate(now)
+            if self.hand_on_at is not None and now >= self.hand_on_at:
+                self.hand_on_at = self.kill_at = None
+                self.terminate(now)
             if self.kill_at is not None and now >= self.kill_at:
-                signal_all(tree(os.getpid()), signal.SIGKILL)
+                signal_all(self.tree(), signal.SIGKILL)
                 self.kill_at = now + KILL_SPACING
             if now >= sample_at:
-                self.peak = max(self.peak, memory_of(tree(os.getpid())))
+                self.peak = max(self.peak, memory_of(self.tree()))
                 spacing = min(LONGEST_SAMPLE, spacing * 1.5)
                 sample_at = now + spacing
             if self.warn_after is not None and now - self.clock >= self.warn_after and self.status is None:
@@ -408,9 +438,7 @@ class Job:
                 self.beat(now)
             got = signal.sigtimedwait(WATCHED, max(0.0, self.next_look(sample_at) - time.monotonic()))
             if got is not None and got.si_signo in STOPPING:
-                self.stopped = True
-                # Slurm has sent TERM to every process of the job itself: twice would be once too often.
-                self.terminate(time.monotonic(), tell=self.settings.get("scheduler") != "slurm")
+                self.stop(time.monotonic())
             elif got is not None and got.si_signo in PASSED_ON:
                 self.pass_on(got.si_signo)
             self.reap()
@@ -421,8 +449,7 @@ class Job:
         looks = [sample_at]
         if self.limit is not None and self.status is None and self.kill_at is None:
             looks.append(self.clock + self.limit)
-        if self.kill_at is not None:
-            looks.append(self.kill_at)
+        looks += [at for at in (self.kill_at, self.hand_on_at) if at is not None]
         if self.warn_after is not None:
             looks.append(self.clock + self.warn_after)
         if self.heartbeat:
@@ -445,53 +472,77 @@ class Job:
 
         A shell that does not catch it would only die of it.
         """
-        todo = [self.pid]
+        todo = [self.command_shell()]
         while todo and number is not None:
             pid = todo.pop()
-            if catches(pid, number):
+            if takes(pid, number):
                 signal_all([pid], number)
             else:
                 todo += children(pid) or []
+
+    def command_shell(self) -> int:
+        """The shell that reads the command. In a container of apptainer's it is below that.
+
+        apptainer catches every signal, and would hand it to this shell alone.
+        """
+        wrapper = os.fsencode(os.path.join(self.run_dir, "wrapper.sh"))
+        for pid in [self.pid] + self.tree():
+            words = arguments(pid)  # bash --noprofile --norc WRAPPER; apptainer's own end in the same words
+            if words[-1:] == [wrapper] and all(word.startswith(b"-") for word in words[1:-1]):
+                return pid
+        return self.pid
+
+    def tree(self) -> "list[int]":
+        """The living processes of the run."""
+        return [pid for pid in tree(os.getpid()) if pid != self.witness]
+
+    def stop(self, now: float) -> None:
+        """TERM or INT has come.
+
+        Slurm mostly sends it to every process of the job: twice would be once too often. But not with
+        ``scancel --batch``, nor with proctrack/pgid: a while later the witness tells, and what it did not get is handed
+        on.
+        """
+        self.stopped = True
+        if self.settings.get("scheduler") != "slurm":
+            self.terminate(now)
+        elif self.kill_at is None:
+            self.terminate(now, tell=False)
+            self.hand_on_at = None if self.witness_told else now + TOLD_WITHIN
 
     def terminate(self, now: float, tell: bool = True) -> None:
         """TERM to the whole tree, once; KILL follows after the grace."""
         if self.kill_at is None:
             if tell:
-                signal_all(tree(os.getpid()), signal.SIGTERM)
+                signal_all(self.tree(), signal.SIGTERM)
             signal_all(tree(os.getpid()), signal.SIGCONT)
             self.kill_at = now + self.grace
 
     def leftovers(self) -> "list[int]":
         """What the command left running is ended with it, as Slurm does."""
-        left = tree(os.getpid())
+        left = self.tree()
         if left:
             self.terminate(time.monotonic())
         return left
 
     def reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in reaped().items():
             if pid == self.pid:
                 self.status = status
                 self.ended_at = time.time()
+            elif pid == self.witness:
+                self.witness = 0
+                self.witness_told = os.WIFSIGNALED(status) and os.WTERMSIG(status) in STOPPING
+                self.hand_on_at = None if self.witness_told else self.hand_on_at
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        import resource
-
         assert self.status is not None
         killed = os.WIFSIGNALED(self.status)
         code = None if killed else os.WEXITSTATUS(self.status)
         number = os.WTERMSIG(self.status) if killed else None
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        largest = used.ru_maxrss * 1024
-        cgroup_peak = self.cgroup_peak()
+        memory, source, seconds = self.use()
         by_kill = (number == 9 or code == 137) and not self.stopped and not self.timed_out
         self.write_exit(
             {
@@ -502,13 +553,22 @@ class Job:
                 "ended_at": self.ended_at,
                 "stopped": self.stopped,
                 "timed_out": self.timed_out,
-                "peak_memory_bytes": cgroup_peak or max(self.peak, largest),
-                "memory_source": "cgroup" if cgroup_peak else "sampled",
-                "cpu_seconds": round(used.ru_utime + used.ru_stime, 3),
+                "peak_memory_bytes": memory,
+                "memory_source": source,
+                "cpu_seconds": seconds,
                 "oom_kills": oom_kills() - self.ooms if by_kill else 0,
             }
         )
         self.release()
+
+    def use(self) -> "tuple[int | None, str, float | None]":
+        """Peak memory in bytes, how it was found, and CPU seconds; of tasks of an srun, what they have written down."""
+        if self.settings.get("ranks") == "1":
+            memory, seconds = use_of_ranks(self.path("ranks"))
+            return memory, "ranks", seconds
+        peak, seconds = use_of_children(self.peak)
+        cgroup_peak = self.cgroup_peak()
+        return cgroup_peak or peak, "cgroup" if cgroup_peak else "sampled", seconds
 
     def exit_status(self) -> int:
         """0 for the local executor; under Slurm the command's own, so that its records and RequeueExit are right."""
@@ -544,6 +604,133 @@ class Job:
                     pass  # another has tidied it up
 
 
+class Rank:
+    """One task of an srun, which starts beside job.py and not below it: runs it, and writes down what it used.
+
+    The task stays in the process group that Slurm has made, with its output and its signals as without this: only this
+    process itself is deaf to signals, and ends when the task does, in the same way.
+    """
+
+    def __init__(self, folder: str, argv: "list[str]") -> None:
+        self.folder = folder
+        self.argv = argv
+        self.peak = 0
+
+    def run(self) -> int:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, list(signal.Signals))
+        try:
+            become_subreaper()
+        except (OSError, ImportError):
+            pass  # what leaves the task's tree is then not counted
+        pid = os.fork()
+        if pid == 0:
+            self.become_task(before)
+        status = self.watch(pid)
+        try:
+            self.write()
+        except OSError:
+            pass  # the use of the run is then unknown
+        if os.WIFSIGNALED(status):
+            end_of(os.WTERMSIG(status))
+        return os.WEXITSTATUS(status)
+
+    def become_task(self, mask: "set[int]") -> None:
+        """In the child."""
+        try:
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            os.execv(self.argv[0], self.argv)
+        finally:
+            os._exit(127)
+
+    def watch(self, task: int) -> int:
+        """The task's wait status."""
+        spacing = FIRST_SAMPLE
+        sample_at = time.monotonic() + spacing
+        while True:
+            signal.sigtimedwait([signal.SIGCHLD], max(0.0, sample_at - time.monotonic()))
+            ended = reaped()
+            if task in ended:
+                return ended[task]
+            if time.monotonic() >= sample_at:
+                self.peak = max(self.peak, memory_of(tree(os.getpid())))
+                spacing = min(LONGEST_SAMPLE, spacing * 1.5)
+                sample_at = time.monotonic() + spacing
+
+    def write(self) -> None:
+        import json
+
+        peak, seconds = use_of_children(self.peak)
+        record = {
+            "node": os.environ.get("SLURMD_NODENAME") or os.uname().nodename,
+            "tasks": int(os.environ["SLURM_NTASKS"]),
+            "peak_memory_bytes": peak,
+            "cpu_seconds": seconds,
+        }
+        os.makedirs(self.folder, 0o700, exist_ok=True)
+        path = os.path.join(self.folder, os.environ["SLURM_PROCID"] + ".json")
+        with open(path + ".tmp", "w") as file:
+            json.dump(record, file)
+        os.rename(path + ".tmp", path)
+
+
+def reaped() -> "dict[int, int]":
+    """The children that have ended, with their wait statuses."""
+    ended = {}  # type: dict[int, int]
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended[pid] = status
+
+
+def use_of_children(sampled: int) -> "tuple[int, float]":
+    """Peak memory in bytes (no less than the largest process's own) and CPU seconds of all children."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return max(sampled, used.ru_maxrss * 1024), round(used.ru_utime + used.ru_stime, 3)
+
+
+def use_of_ranks(folder: str) -> "tuple[int | None, float | None]":
+    """Memory of the node that used most, and CPU seconds of all; unknown unless every task has left its record.
+
+    One that was killed leaves none, nor one in a container without Python; a part of the sum would be a wrong number.
+    """
+    import json
+
+    try:
+        records = []
+        for name in os.listdir(folder):
+            if name.endswith(".json"):
+                with open(os.path.join(folder, name)) as file:
+                    records.append(json.load(file))
+    except (OSError, ValueError):
+        return None, None
+    if not records or len(records) != records[0]["tasks"]:
+        return None, None
+    nodes = {}  # type: dict[str, int]
+    for record in records:
+        nodes[record["node"]] = nodes.get(record["node"], 0) + record["peak_memory_bytes"]
+    return max(nodes.values()), round(sum(record["cpu_seconds"] for record in records), 3)
+
+
+def end_of(number: int) -> None:
+    """Ends as one that the signal killed, without a core file of this process."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    os._exit(128 + number)
+
+
 def spawn(argv: "list[str]", env: "dict[bytes, bytes]", stdin: int, output: int) -> int:
     """A new session with clean signals (Python ignores SIGPIPE and SIGXFSZ; a command must not inherit that)."""
     default = [signal.SIGPIPE, signal.SIGXFSZ] + list(STOPPING)
@@ -577,16 +764,22 @@ def fork_spawn(
         os._exit(127)
 
 
-def catches(pid: int, number: int) -> bool:
-    """Whether a process has a handler for the signal (SigCgt in /proc/PID/status)."""
+def takes(pid: int, number: int) -> bool:
+    """Whether a process has a handler for the signal, or blocks it: srun does, and one of its threads waits for it."""
     try:
         with open("/proc/{}/status".format(pid), "rb") as file:
-            for line in file:
-                if line.startswith(b"SigCgt:"):
-                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+            masks = [line.split()[1] for line in file if line.startswith((b"SigBlk:", b"SigCgt:"))]
     except OSError:
-        pass  # it ended meanwhile
-    return False
+        return False  # it ended meanwhile
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+
+def arguments(pid: int) -> "list[bytes]":
+    try:
+        with open("/proc/{}/cmdline".format(pid), "rb") as file:
+            return file.read().split(b"\0")[:-1]
+    except OSError:
+        return []
 
 
 def signal_all(pids: "list[int]", number: int) -> None:

@@ -15,6 +15,7 @@ from orchestrator.states import Move, RunStatus, can_move
 Actor = NewType("Actor", str)
 SERVICE = Actor("service")
 
+GROWING = frozenset({"history"})
 _STAMPS = {
     RunStatus.QUEUED: "queued_at",
     RunStatus.LAUNCHING: "launched_at",
@@ -57,8 +58,14 @@ def change(
     for name, value in changed.items():
         setattr(row, name, value)
     session.add(row)
-    record(session, actor, kind, subject, message, {name: before[name] for name in changed}, changed)
+    told = {name: before[name] for name in changed if name not in GROWING}
+    record(session, actor, kind, subject, message, told, {name: _news(name, value) for name, value in changed.items()})
     return True
+
+
+def _news(name: str, value: Any) -> Any:
+    """What an event tells of a field: of one that only grows, what has come."""
+    return value[-1:] if name in GROWING else value
 
 
 def move(session: Session, run: Run, move: Move, actor: Actor = SERVICE, message: str = "") -> None:

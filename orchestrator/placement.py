@@ -20,6 +20,7 @@ from orchestrator.views import Glance
 
 WINDOW = 200
 SLURM_WINDOW = 4000
+SETTLED = 3.0  # seconds within which a run has gone to Slurm, where all is well: nothing need be said of its waiting
 
 _Parent = aliased(Run)
 _QUEUED = col(Run.status) == RunStatus.QUEUED
@@ -64,6 +65,7 @@ _BUSY = sql_select(col(Run.sweep_id), func.count()).where(_HANDED_OVER).group_by
 _CPUS = sql_select(func.coalesce(func.sum(col(Run.cpus)), 0)).where(
     _HANDED_OVER, col(Run.executor) == "local", col(Run.lease_gpus) == 0
 )
+_HERE = col(Run.executor) == "local"
 _UNEXPLAINED = (
     sql_select(
         *(col(Run.id), col(Run.sweep_id), col(Run.lease_gpus), col(Run.reason), _UNMET),
@@ -71,7 +73,7 @@ _UNEXPLAINED = (
     )
     .where(_QUEUED, col(Run.submission_id).is_(None))
     .where(
-        col(Run.reason).is_(None)
+        (col(Run.reason).is_(None) & (_HERE | col(Run.held) | (col(Run.queued_at) < bindparam("settled", type_=Float))))
         | ((col(Run.reason) == Reason.DEPENDENCY) & ~_UNMET)
         | ((col(Run.reason) == Reason.HELD) & ~col(Run.held))
         | (col(Run.held) & (col(Run.reason) != Reason.HELD))
@@ -119,6 +121,7 @@ _FOR_SLURM = (
         _MAY_START,
         ~_UNMET,
         _WITH_ROOM,
+        col(Run.ask_key).not_in(bindparam("held_back", expanding=True)),
     )
     .order_by(col(Run.priority).desc(), col(Run.queued_at), col(Run.seq))
     .limit(SLURM_WINDOW)
@@ -186,9 +189,10 @@ def candidates(session: Session, *, gpu: bool, full_sweeps: Sequence[str]) -> li
     return list(session.exec(_CANDIDATES[gpu], params={"full_sweeps": list(full_sweeps), "now": time.time()}))
 
 
-def for_slurm(session: Session, full_sweeps: Sequence[str]) -> list[Run]:
-    """The same, of those that go to Slurm."""
-    return list(session.exec(_FOR_SLURM, params={"full_sweeps": list(full_sweeps), "now": time.time()}))
+def for_slurm(session: Session, full_sweeps: Sequence[str], held_back: Sequence[str]) -> list[Run]:
+    """The same, of those that go to Slurm, but for asks that the cluster has refused a while ago."""
+    given = {"full_sweeps": list(full_sweeps), "now": time.time(), "held_back": list(held_back)}
+    return list(session.exec(_FOR_SLURM, params=given))
 
 
 def unfinished(session: Session, sweep_id: str) -> int:
@@ -212,8 +216,9 @@ def orphans_of_failure(session: Session) -> list[tuple[Run, Run]]:
 def unexplained(session: Session, full_sweeps: Sequence[str], *, slurm_well: bool) -> list[tuple[str, Reason]]:
     """Queued runs that have no reason yet (or one that no longer holds), with what they wait for."""
     found = []
+    given = {"full_sweeps": list(full_sweeps), "slurm_well": slurm_well, "settled": time.time() - SETTLED}
     for run_id, sweep_id, gpus, reason, waits, executor, held, not_before in session.connection().execute(
-        _UNEXPLAINED, {"full_sweeps": list(full_sweeps), "slurm_well": slurm_well}
+        _UNEXPLAINED, given
     ):
         if held:
             now = Reason.HELD

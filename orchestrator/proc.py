@@ -57,13 +57,14 @@ class ProcessId:
 
 @dataclass(frozen=True)
 class Stat:
-    """What is used of /proc/PID/stat."""
+    """What is used of /proc/PID/stat. ``cpu_ticks``: its own CPU time and that of children it has waited for."""
 
     pid: int
     state: str
     parent: int
     session: int
     start_ticks: int
+    cpu_ticks: int = 0
 
 
 def read_stat(pid: int) -> Stat | None:
@@ -74,7 +75,7 @@ def read_stat(pid: int) -> Stat | None:
         return None
     # The name stands in parentheses and may hold anything, a parenthesis too: fields count from the last.
     fields = text[text.rindex(")") + 2 :].split()
-    return Stat(pid, fields[0], int(fields[1]), int(fields[3]), int(fields[19]))
+    return Stat(pid, fields[0], int(fields[1]), int(fields[3]), int(fields[19]), sum(map(int, fields[11:15])))
 
 
 def all_processes() -> list[Stat]:
@@ -96,6 +97,15 @@ def descendants(roots: Iterable[int], processes: Iterable[Stat]) -> set[int]:
                 found.add(child)
                 todo.append(child)
     return found
+
+
+def cpu_seconds(root: ProcessId) -> float | None:
+    """CPU time that a process and all below it have used, those that have ended included; None where it is gone."""
+    if not root.alive():
+        return None
+    processes = all_processes()
+    tree = {root.pid} | descendants([root.pid], processes)
+    return sum(stat.cpu_ticks for stat in processes if stat.pid in tree) / os.sysconf("SC_CLK_TCK")
 
 
 def marked(variable: str, value: str) -> list[ProcessId]:

@@ -18,9 +18,11 @@ from orchestrator.gpuqueue import GpuQueue
 from orchestrator.handover import Batch, Handover
 from orchestrator.journal import SERVICE, change, move, record
 from orchestrator.models import Run, Submission
+from orchestrator.slurm.checks import Bounds
 from orchestrator.slurmqueue import SlurmQueue
 from orchestrator.states import Evidence, Move, Reason, RunStatus, decide
 from orchestrator.steering import Steering
+from orchestrator.terms import rekeyed
 from orchestrator.views import Glance, view_of, watched_of
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Reconciler:
         collector: Collector,
         on_trouble: Callable[[str | None], None] = lambda _: None,
         code_of: Callable[[Run], dict[str, Any] | None] = lambda _: None,
+        bounds: Callable[[], Bounds] = Bounds,
     ) -> None:
         self._db = db
         self._executors = executors
@@ -52,6 +55,7 @@ class Reconciler:
         self._slurm = slurm
         self._collector = collector
         self._on_trouble = on_trouble
+        self._bounds = bounds
         self._handover = Handover(db, executors, gpus, code_of)
         self._steering = Steering(db, executors)
         self._wakeup = threading.Event()
@@ -151,13 +155,16 @@ class Reconciler:
         if not decided:
             return
         contended = {run.id: self._gpus.contention(run, made) for run, _, made in decided}
+        # Slurm may have to be asked, which the writer must not wait for.
+        bounds = self._bounds() if any(made.reason is Reason.OUT_OF_MEMORY for _, _, made in decided) else Bounds()
 
         def write(session: Session) -> None:
+            found = runs.many(session, (known.id for known, _, _ in decided))
             for known, evidence, _ in decided:
-                run = runs.get(session, known.id)
+                run = found[known.id]
                 made = decide(view_of(run), evidence)
                 if made is not None:
-                    _make(session, run, made, contended[run.id])
+                    _make(session, run, made, contended[run.id], bounds)
 
         self._db.write(write)
 
@@ -247,7 +254,7 @@ class Reconciler:
         pause = self._slurm.settled(waiting)
         if pause > 0:
             return pause
-        return self._hand_over(self._slurm.batches(self._handover.may_try, self._handover.most))
+        return self._hand_over(self._slurm.batches(self._handover.held_back(), self._handover.most))
 
     def _slurm_trouble(self) -> str | None:
         executor = self._executors.get("slurm")
@@ -266,18 +273,19 @@ class Reconciler:
             return
 
         def write(session: Session) -> None:
+            stored = runs.many(session, (run_id for run_id, _ in found))
             for run_id, reason in found:
-                run = runs.get(session, run_id)
+                run = stored[run_id]
                 if run.status == RunStatus.QUEUED and run.submission_id is None:
                     change(session, run, SERVICE, "run.waiting", f"run:{run.id}", {"reason": str(reason)})
 
         self._db.write(write)
 
 
-def _make(session: Session, run: Run, made: Move, contended: Move | None) -> None:
+def _make(session: Session, run: Run, made: Move, contended: Move | None, bounds: Bounds) -> None:
     """The move, or the next attempt that takes its place: for a GPU that was busy after all, or by the run's policy."""
     before, now = RunStatus(run.status), time.time()
-    final = _instead(run, made, contended, now) or made
+    final = _instead(run, made, contended, now, bounds) or made
     closes = attempts.ends_attempt(before, final, _past(run))
     fields = final.fields | (attempts.closing(_past(run), made, now) if closes else {})
     if final.status is RunStatus.QUEUED and closes:
@@ -286,10 +294,10 @@ def _make(session: Session, run: Run, made: Move, contended: Move | None) -> Non
         fields["wishes"] = {}
     if final.status.terminal or "submission_id" in final.fields:
         _close_submission(session, run)
-    move(session, run, replace(final, fields=fields))
+    move(session, run, replace(final, fields=rekeyed(run, fields)))
 
 
-def _instead(run: Run, made: Move, contended: Move | None, now: float) -> Move | None:
+def _instead(run: Run, made: Move, contended: Move | None, now: float, bounds: Bounds) -> Move | None:
     """Another attempt in place of an end: none where somebody wants the run to stop."""
     if run.stop_requested_at is not None or not made.status.terminal:
         return None
@@ -297,18 +305,20 @@ def _instead(run: Run, made: Move, contended: Move | None, now: float) -> Move |
         return Move(RunStatus.QUEUED, Reason.REQUEUED, "Requeued as asked.", dict(retries.NOTHING_HANDED_OVER))
     if contended is not None:
         return replace(contended, fields=contended.fields | retries.NOTHING_HANDED_OVER)
-    return retries.again(run.retry, run.retries, run.resources, made, now)
+    of_slurm = run.executor == "slurm" and made.reason is Reason.OUT_OF_MEMORY
+    most = bounds.memory(run.resources) if of_slurm else None
+    return retries.again(run.retry, run.retries, run.resources, made, now, most)
 
 
 def _past(run: Run) -> attempts.Past:
-    nodes = int(run.resources.get("nodes") or 1)
+    gpus, cpus = attempts.asked(run.resources, run.gpus, run.cpus)
     return attempts.Past(
         attempt=run.attempt,
         history=run.history,
         started_at=run.started_at,
         launched_at=run.launched_at,
-        gpus=len(run.gpus or ()) or int(run.resources.get("gpus") or 0) * nodes,
-        cpus=run.cpus * nodes,
+        gpus=gpus,
+        cpus=cpus,
         elapsed_seconds=run.elapsed_seconds,
         gpu_seconds=run.gpu_seconds,
         cpu_seconds_given=run.cpu_seconds_given,

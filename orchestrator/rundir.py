@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from orchestrator.data import shipped
+from orchestrator.environments.activation import REFUSED
 from orchestrator.proc import ProcessId, host_name
 from orchestrator.states import ExitRecord
 
@@ -38,6 +39,7 @@ class RunDir:
         self.environment = self.path / "environment.sh"
         self.launcher = self.path / "launch.sh"
         self.wrapper = self.path / "wrapper.sh"
+        self.job = self.path / "job.py"
         self.artifacts = self.path / "artifacts"
         self.metrics = self.path / "metrics.jsonl"
         self.wandb = self.path / "wandb"
@@ -52,13 +54,14 @@ class RunDir:
             number += 1
         return number
 
-    def prepare(self, command: str, setup: str = "", launcher: str = "") -> None:
-        """Makes the directory with the command in it; may be done again. ``setup``: what the wrapper sources first."""
+    def prepare(self, command: str, setup: str = "", launcher: str = "", job: str = "") -> None:
+        """Makes the directory with the command in it; may be done again. ``setup``: what the wrapper sources first;
+        ``job``: job.py, for a launcher whose tasks need it."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.artifacts.mkdir(exist_ok=True)
         write_whole(self.command, command if command.endswith("\n") else command + "\n")
         write_whole(self.wrapper, wrapper_text())
-        for path, text in ((self.environment, setup), (self.launcher, launcher)):
+        for path, text in ((self.environment, setup), (self.launcher, launcher), (self.job, job)):
             if text:
                 write_whole(path, text)
             else:
@@ -161,7 +164,19 @@ class AttemptDir:
             return None
         fields: dict[str, Any] = {"code": None, "signal": None}
         fields |= {name: found[name] for name in ExitRecord.__dataclass_fields__ if name in found}
-        return ExitRecord(**fields)
+        return self._with_refusal(ExitRecord(**fields))
+
+    def _with_refusal(self, record: ExitRecord) -> ExitRecord:
+        """The record of a failure with what its environment's activation left to say, where that refused.
+
+        The exit code tells nothing: a command may have the same, and srun gives another where it ends the other nodes.
+        """
+        if not record.code or record.stopped or record.timed_out or record.reason is not None:
+            return record
+        said = _text(self.path / REFUSED)[:2000].strip()
+        if not said:
+            return record
+        return replace(record, reason="BAD_ENVIRONMENT", error=f"The environment could not be set up: {said}")
 
     def complaint(self) -> str:
         """The end of what job.py itself had to say (2,000 characters), "" for nothing."""

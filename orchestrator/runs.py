@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,14 +19,15 @@ from orchestrator.efficiency import Used, shares
 from orchestrator.environments.detection import detect
 from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, move, record
-from orchestrator.models import Alert, Dependency, Plan, Run, Sweep
+from orchestrator.models import Alert, Cluster, Dependency, Plan, Run, Sweep
 from orchestrator.profiles import Profiles
 from orchestrator.settings import Settings
 from orchestrator.shapes import RunCreate, RunReport, RunRerun, RunTerms, RunUpdate
 from orchestrator.slurm.facts import Facts
 from orchestrator.states import LIVE, Move, Reason, RunStatus
-from orchestrator.terms import Machine, Terms, settle
+from orchestrator.terms import Machine, Terms, rekeyed, settle
 
+AT_ONCE = 500
 Row = TypeVar("Row", Sweep, Plan, Run, Alert)
 
 PUBLIC = (
@@ -73,6 +74,15 @@ def get(session: Session, run_id: str) -> Run:
     found = session.exec(select(Run).where(col(Run.id) == run_id)).first()
     if found is None:
         raise NotFound("run", run_id)
+    return found
+
+
+def many(session: Session, run_ids: Iterable[str]) -> dict[str, Run]:
+    """These runs by their ids, a few hundred with each query; what there is not is left out."""
+    wanted, found = list(dict.fromkeys(run_ids)), dict[str, Run]()
+    for start in range(0, len(wanted), AT_ONCE):
+        rows = session.exec(select(Run).where(col(Run.id).in_(wanted[start : start + AT_ONCE])))
+        found |= {run.id: run for run in rows}
     return found
 
 
@@ -130,10 +140,18 @@ class Draft:
 class RunChecks:
     """The slow checks before a run is made: the file system, the cluster."""
 
-    def __init__(self, settings: Settings, cluster: ClusterService, profiles: Profiles) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        cluster: ClusterService,
+        profiles: Profiles,
+        code_of: Callable[[Path], dict[str, Any] | None] = lambda _: None,
+    ) -> None:
+        """``code_of``: what git says now of the code in a workdir (``CodeRecorder.of``)."""
         self._settings = settings
         self._cluster = cluster
         self._profiles = profiles
+        self._code_of = code_of
 
     def draft(self, body: RunCreate, sweep_params: dict[str, Any] | None = None) -> Draft:
         """A run that can be made. Raises BadInput for what cannot be."""
@@ -180,25 +198,31 @@ class RunChecks:
         """What it gets here; the machine is looked at again before it is said that it cannot give that."""
         asked = self._profiles.apply(body)
         try:
-            terms = settle(asked, self._machine(fresh=False))
+            terms = settle(asked, self._machine(self._cluster.known()))
         except BadInput:
-            terms = settle(asked, self._machine(fresh=True))
+            terms = settle(asked, self._looked_again())
         return replace(terms, columns=terms.columns | self._code(asked, workdir))
 
     def _code(self, asked: RunTerms, workdir: str) -> dict[str, Any]:
-        """The environment that its workdir has, and the copy of its code, where these are asked for."""
+        """The environment that its workdir has, and the copy of its code with git's word of it, where asked for."""
         columns: dict[str, Any] = {"environment": _environment(asked, workdir)}
         if asked.snapshot:
             most_bytes, most_files = self._settings.snapshot_max_bytes, self._settings.snapshot_max_files
             kept = snapshot(Path(workdir), self._settings.runs_dir / ".code", most_bytes, most_files)
             columns["snapshot"] = {"digest": kept.digest, "workdir": str(kept.workdir), "files": kept.files}
+            columns["git"] = self._code_of(Path(workdir))
         return columns
 
-    def _machine(self, *, fresh: bool) -> Machine:
-        cluster = self._cluster.detect() if fresh else self._cluster.known()
-        facts = self._cluster.limits(fresh=fresh) if cluster.type == "slurm" else Facts()
-        protected = self._settings.slurm_protected_options
-        return Machine(cluster, facts, self._settings.local_cpus, protected)
+    def _machine(self, cluster: Cluster) -> Machine:
+        facts = self._cluster.limits() if cluster.type == "slurm" else Facts()
+        return Machine(cluster, facts, self._settings.local_cpus, self._settings.slurm_protected_options)
+
+    def _looked_again(self) -> Machine:
+        """What there is by a fresh look. Where Slurm cannot be asked nothing is held against it: sbatch will judge."""
+        if self._cluster.trouble is None:
+            return self._machine(self._cluster.detect(fresh=True))
+        settings = self._settings
+        return Machine(Cluster(type="slurm"), Facts(), settings.local_cpus, settings.slurm_protected_options)
 
     def run_dir(self, run_id: str) -> str:
         """Where a run keeps its files."""
@@ -338,7 +362,10 @@ def release(session: Session, run_id: str, actor: Actor) -> Run:
     run = get(session, run_id)
     if RunStatus(run.status) not in {RunStatus.READY, RunStatus.QUEUED}:
         raise BadTransition(f"Run {run.id} is {run.status}; only a run that has not begun can be released.")
-    fields = {"held": False, "wishes": _wishes(run, "release", without="hold")}
+    wishes = _wishes(run, "release", without="hold")
+    if "release" in wishes and run.priority < 0:
+        wishes["priority"] = time.time()  # Slurm has been seen to forget the niceness of what it releases
+    fields = {"held": False, "wishes": wishes}
     change(session, run, actor, "run.released", f"run:{run.id}", fields)
     return run
 
@@ -360,7 +387,7 @@ def prioritise(session: Session, run_id: str, priority: int, actor: Actor) -> Ru
     run = get(session, run_id)
     if RunStatus(run.status) not in {RunStatus.READY, RunStatus.QUEUED}:
         raise BadTransition(f"Run {run.id} is {run.status}; its priority decides nothing any more.")
-    fields = {"priority": priority, "wishes": _wishes(run, "priority")}
+    fields = rekeyed(run, {"priority": priority, "wishes": _wishes(run, "priority")})
     change(session, run, actor, "run.prioritised", f"run:{run.id}", fields)
     return run
 

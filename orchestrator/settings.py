@@ -73,6 +73,7 @@ class Settings(BaseSettings):
         object.__setattr__(self, "slurm_poll_floor_seconds", max(floor, self.slurm_poll_floor_seconds))
         ceiling = max(self.slurm_poll_ceiling_seconds, self.slurm_poll_floor_seconds)
         object.__setattr__(self, "slurm_poll_ceiling_seconds", ceiling)
+        object.__setattr__(self, "redetect_seconds", max(self.redetect_seconds, self.slurm_poll_floor_seconds))
         object.__setattr__(self, "slurm_protected_options", sorted({*protected, *self.slurm_protected_options}))
         if not self.database_url:
             object.__setattr__(self, "database_url", f"sqlite:///{home / 'orc.db'}")

@@ -86,7 +86,9 @@ class GpuwrapConfig(Body):
     retry_delay_seconds: float = Field(default=5.0, gt=0, le=600)
 
 
-RetryReason = Literal["PREEMPTED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY", "NONZERO_EXIT", "SIGNAL", "LOST"]
+RetryReason = Literal[
+    "PREEMPTED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY", "NONZERO_EXIT", "SIGNAL", "LOST", "BAD_ENVIRONMENT"
+]
 
 
 class Retry(Body):

@@ -39,24 +39,29 @@ class SlurmQueue:
             self._count, self._changed = waiting, now
         return max(0.0, min(self._changed + QUIET, self._first + LONGEST_WAIT) - now)
 
-    def batches(self, may_try: Callable[[Run], bool], most: Callable[[str], int | None]) -> list[Batch]:
-        """The submissions to make now."""
+    def batches(self, held_back: Sequence[str], most: Callable[[str], int | None]) -> list[Batch]:
+        """The submissions to make now. ``held_back``: asks that are not to be tried; ``most``: how many runs of an ask
+        the cluster takes at once, where that is known."""
         self._count = 0
         with self._db.read() as session:
             room = placement.room(session)
-            waiting = [run for run in placement.for_slurm(session, room.full()) if may_try(run)]
+            waiting = placement.for_slurm(session, room.full(), held_back)
             limit = min(RUNS_PER_JOB, self._max_array_size())
+
+            def size(run: Run) -> int:
+                return min(limit, most(run.ask_key) or limit)
+
             whole = {
                 sweep: room.left[sweep]
                 for sweep, members in _by_sweep(waiting).items()
                 if sweep in room.left
-                and _one_array(members, room.left[sweep], limit)
+                and _one_array(members, room.left[sweep], size(members[0]))
                 and placement.unfinished(session, sweep) == len(members)
             }
         return [
             Batch(part, throttle=whole.get(part[0].sweep_id or ""))
             for group in _groups(run for run in waiting if run.sweep_id in whole or room.take(run))
-            for part in _parts(group, min(limit, most(group[0].ask_key) or limit))
+            for part in _parts(group, size(group[0]))
         ]
 
 

@@ -9,7 +9,7 @@ from sqlmodel import Session, col, select
 
 from orchestrator import runs
 from orchestrator.db import Database
-from orchestrator.executors.base import Action, Executor
+from orchestrator.executors.base import Action, Executor, Told
 from orchestrator.journal import SERVICE, change, record
 from orchestrator.models import Submission, Sweep
 from orchestrator.views import Glance, watched_of
@@ -29,6 +29,8 @@ class Steering:
     def carry_out(self, name: str, live: Sequence[Glance]) -> None:
         """Every wish of these runs that is not confirmed yet."""
         wishing = [run for run in live if run.wishes and run.stop_requested_at is None]
+        waited = {run.id for run in wishing}
+        self._asked = {asked: at for asked, at in self._asked.items() if asked[0] in waited}
         for action in ACTIONS:
             wanted = [run for run in wishing if action in run.wishes]
             if wanted:
@@ -36,41 +38,42 @@ class Steering:
 
     def _one(self, executor: Executor, action: Action, wanted: Sequence[Glance]) -> None:
         now = time.monotonic()
-        confirmed = [run for run in wanted if executor.confirms(action, watched_of(run), run.priority)]
-        self._settle(action, [(run.id, run.priority) for run in confirmed])
-        done = {run.id for run in confirmed}
+        seen = {run.id: told for run in wanted if (told := executor.confirms(action, watched_of(run), run.priority))}
         due = [
             run
             for run in wanted
-            if run.id not in done and now - self._asked.get((run.id, action, run.priority), -ASK_AGAIN) >= ASK_AGAIN
+            if run.id not in seen and now - self._asked.get((run.id, action, run.priority), -ASK_AGAIN) >= ASK_AGAIN
         ]
-        if not due:
-            return
-        said = executor.steer(action, [(watched_of(run), run.priority) for run in due])
+        said = executor.steer(action, [(watched_of(run), run.priority) for run in due]) if due else {}
         self._asked |= {(run.id, action, run.priority): now for run in due if run.id in said}
-        if said:
+        refused = {run_id: told for run_id, told in said.items() if told.refused}
+        self._settle(action, {run.id: run.priority for run in wanted}, seen | refused)
+        sent = {run_id: told.words for run_id, told in said.items() if not told.refused}
+        if sent:
             self._db.write(
                 lambda session: [
-                    record(session, SERVICE, f"run.{action}", f"run:{run}", text) for run, text in said.items()
+                    record(session, SERVICE, f"run.{action}", f"run:{run}", text) for run, text in sent.items()
                 ]
             )
 
-    def _settle(self, action: Action, fulfilled: Sequence[tuple[str, int]]) -> None:
-        """These wishes are fulfilled, unless another has come meanwhile."""
-        if not fulfilled:
+    def _settle(self, action: Action, priorities: Mapping[str, int], settled: Mapping[str, Told]) -> None:
+        """These wishes are fulfilled, or will never be, unless another has come meanwhile."""
+        if not settled:
             return
 
         def write(session: Session) -> None:
-            for run_id, priority in fulfilled:
+            for run_id, told in settled.items():
                 run = runs.get(session, run_id)
-                if action == "priority" and run.priority != priority:
+                if action not in run.wishes or (action == "priority" and run.priority != priorities[run_id]):
                     continue
-                left: dict[str, Any] = {name: at for name, at in run.wishes.items() if name != action}
-                change(session, run, SERVICE, f"run.{action}", f"run:{run_id}", {"wishes": left}, "Confirmed.")
+                fields: dict[str, Any] = {"wishes": {name: at for name, at in run.wishes.items() if name != action}}
+                if action == "hold" and told.refused:
+                    fields["held"] = False
+                change(session, run, SERVICE, f"run.{action}", f"run:{run_id}", fields, told.words)
 
         self._db.write(write)
-        for run_id, priority in fulfilled:
-            self._asked.pop((run_id, action, priority), None)
+        for run_id in settled:
+            self._asked.pop((run_id, action, priorities[run_id]), None)
 
     # -- how many of a sweep at once ---------------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import BadInput
-from orchestrator.models import Cluster
-from orchestrator.resources import SLURM_ONLY
+from orchestrator.models import Cluster, Run
+from orchestrator.resources import SLURM_ONLY, Resources
 from orchestrator.shapes import GpuwrapConfig, RunTerms
 from orchestrator.slurm import checks, options
 from orchestrator.slurm.facts import Facts
@@ -47,6 +47,15 @@ def settle(body: RunTerms, machine: Machine) -> Terms:
     if body.signal is not None and body.resources.time is None:
         raise BadInput("signal", "comes a while before the time limit: set resources.time as well.")
     return _slurm(body, machine) if executor == "slurm" else _local(body, machine)
+
+
+def rekeyed(run: Run, changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes of a run's columns, with the ``ask_key`` after them: by it runs go out together."""
+    if run.executor != "slurm" or not {"resources", "priority"} & set(changes):
+        return changes
+    resources = Resources.model_validate(changes.get("resources", run.resources))
+    nice = max(0, -changes.get("priority", run.priority))
+    return changes | {"ask_key": Ask(resources, run.signal_before_end, run.launch, nice).key()}
 
 
 def _slurm(body: RunTerms, machine: Machine) -> Terms:

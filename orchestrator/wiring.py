@@ -26,6 +26,7 @@ from orchestrator.reconciler import Reconciler
 from orchestrator.runs import RunChecks
 from orchestrator.serverlease import Holding
 from orchestrator.settings import SITE_FOLDER, Settings
+from orchestrator.slurm.checks import Bounds
 from orchestrator.slurm.facts import FactsReader
 from orchestrator.slurm.gate import Gate
 from orchestrator.slurm.poller import Cadence, Poller
@@ -52,6 +53,7 @@ class System:
     watch: ProcessWatch
     gate: Gate
     slurm: SlurmExecutor
+    preparer: Preparer
     profiles: Profiles
     pyslurm: PyslurmReads
 
@@ -93,7 +95,8 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
     templates = Templates(settings.home / "templates", SITE_FOLDER / "templates")
     preparer = Preparer(settings.runs_dir, settings.env_pass, templates)
     local = LocalExecutor(settings.runs_dir, settings.stop_grace_seconds, preparer, watch)
-    slurm = make_slurm(settings, Poller(gate, user, make_cadence(settings), pyslurm), templates, preparer)
+    poller = Poller(gate, user, make_cadence(settings), pyslurm)
+    slurm = make_slurm(settings, poller, lambda: cluster.limits().kill_wait, templates, preparer)
     gpus = GpuQueue(
         line,
         local.leases,
@@ -102,6 +105,7 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         watch.add,
         _once(lambda: watch.add_folder(line.folder.path), wake),
     )
+    code = settings.runs_dir / ".code"
     collector = Collector(db, settings.runs_dir, WandbReader())
     reconciler = Reconciler(
         db,
@@ -111,8 +115,11 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         SlurmQueue(db, lambda: cluster.limits().max_array_size),
         collector,
         cluster.degraded,
-        CodeRecorder(GitReader(), settings.runs_dir / ".code").record,
+        CodeRecorder(GitReader(), code).record,
+        lambda: bounds_of(cluster),
     )
+    # A snapshot has the last edit: what git says beside it must not be older.
+    of_snapshots = CodeRecorder(GitReader(ttl=0.0), code)
     db.writer.on_commit(wake)
     return System(
         settings,
@@ -120,16 +127,23 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         holding,
         Access(token),
         cluster,
-        RunChecks(settings, cluster, profiles),
+        RunChecks(settings, cluster, profiles, of_snapshots.of),
         reconciler,
         line,
         reader,
         watch,
         gate,
         slurm,
+        preparer,
         profiles,
         pyslurm,
     )
+
+
+def bounds_of(cluster: ClusterService) -> Bounds:
+    """What the Slurm cluster can give at most: without bounds where there is none, or it gives no answer."""
+    known = cluster.current()
+    return Bounds(cluster.limits(), known.details.get("nodes", {})) if known.type == "slurm" else Bounds()
 
 
 def own_name() -> str:
@@ -145,10 +159,12 @@ def make_cadence(settings: Settings) -> Cadence:
     return Cadence(settings.slurm_poll_floor_seconds, settings.slurm_poll_ceiling_seconds)
 
 
-def make_slurm(settings: Settings, poller: Poller, templates: Templates, preparer: Preparer) -> SlurmExecutor:
+def make_slurm(
+    settings: Settings, poller: Poller, kill_wait: Callable[[], float], templates: Templates, preparer: Preparer
+) -> SlurmExecutor:
     """The Slurm side; it asks nothing as long as there is nothing of ours in Slurm."""
     policy = SlurmPolicy(
-        grace=settings.stop_grace_seconds,
+        kill_wait=kill_wait,
         lost_after=settings.slurm_lost_after_seconds,
         heartbeat=settings.slurm_heartbeat_seconds,
         submit_deadline=settings.slurm_submit_deadline_seconds,

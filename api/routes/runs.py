@@ -9,7 +9,7 @@ from api.deps import Before, Limit, Once, OnceOnly, Sys, Who
 from orchestrator import runs
 from orchestrator.journal import Actor
 from orchestrator.models import Run
-from orchestrator.preview import dry_run
+from orchestrator.preview import shown
 from orchestrator.shapes import Priority, RunCreate, RunReport, RunRerun, RunUpdate
 from orchestrator.states import RunStatus
 from orchestrator.wiring import System
@@ -34,7 +34,7 @@ def make_run(system: System, actor: Actor, body: RunCreate, once: Once, params: 
     if body.dry_run:
         with system.db.read() as session:
             would = runs.preview(session, draft)
-        return Json(runs.public(would) | {"id": None, "run_dir": None, "dry_run": True} | dry_run(system, would))
+        return Json(runs.public(would) | {"id": None, "run_dir": None, "dry_run": True} | shown(system, would))
     return once(lambda session: runs.public(runs.create(session, system.checks, draft, actor)))
 
 

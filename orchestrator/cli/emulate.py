@@ -1,14 +1,20 @@
 """emulate-slurm: a Slurm cluster to play with, on this machine, for as long as a command runs."""
 
 import os
+import signal
 import subprocess
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli.common import Rest, say, usage
+from orchestrator.home import read_server_file
+
+SERVER_ENDS = 15.0  # seconds
 
 
 def emulate_slurm(
@@ -40,9 +46,27 @@ def emulate_slurm(
             usage(str(error))
         with slurm:
             say(f"orc: emulates Slurm {slurm.cluster.version} in {slurm.path}: {nodes} nodes; ends with: {words[0]}")
+            # A home of its own, unless one is named: a server that `orc` starts in there knows this cluster alone.
+            home = {"ORC_HOME": str(slurm.path / "orc"), **os.environ}["ORC_HOME"]
             try:
-                ended = subprocess.run(words, env={**os.environ, **slurm.environment}, check=False)
+                environment = {**os.environ, **slurm.environment, "ORC_HOME": home}
+                ended = subprocess.run(words, env=environment, check=False)
             except OSError as error:
                 say(f"orc: {words[0]}: {error.strerror}")
                 raise SystemExit(127) from None
+            finally:
+                if "ORC_HOME" not in os.environ:
+                    _end_server(Path(home))
     raise SystemExit(ended.returncode if ended.returncode >= 0 else 128 - ended.returncode)
+
+
+def _end_server(home: Path) -> None:
+    """Ends the server that was started on demand for this cluster, and waits until it has."""
+    said = read_server_file(home)
+    if said is None:
+        return
+    with suppress(ProcessLookupError):
+        os.kill(int(said["pid"]), signal.SIGTERM)
+    until = time.monotonic() + SERVER_ENDS
+    while read_server_file(home) is not None and time.monotonic() < until:
+        time.sleep(0.05)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import JsonFlag, emit, table
+from orchestrator.cli.common import JsonFlag, emit, say, table, until
 from orchestrator.client import Client
 
 app = typer.Typer()
@@ -23,10 +23,17 @@ def why(run_id: str, as_json: JsonFlag = False) -> None:
     print(f"{found['status']} ({found['category']}): {found['summary']}")
     print(f"What to do: {found['action']}")
     for item in found["evidence"]:
-        facts = "  ".join(f"{name}={value}" for name, value in item.items() if value is not None and name != "source")
-        print(f"  {item['source']}: {facts}")
+        known = {name: value for name, value in item.items() if value is not None and name != "source"}
+        print(f"  {item['source']}: {'  '.join(f'{name}={_value(name, value)}' for name, value in known.items())}")
     if found["rerun"]:
         print(f"Again with {found['rerun']['resources']}:  orc rerun {run_id} --fix")
+
+
+def _value(name: str, value: Any) -> Any:
+    """A fact as people read it: a time is local, not epoch seconds."""
+    if name == "expected_start" or name.endswith("_at"):
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(value))
+    return value
 
 
 @app.command()
@@ -58,11 +65,33 @@ def _key(by: str, key: Any) -> str:
     return "" if key is None else str(key)
 
 
+PARTS = (
+    ("launcher", "launch.sh: how the command starts on several nodes or in a container"),
+    ("activation", "environment.sh: what is applied before the command"),
+)
+
+
 @app.command()
-def script(run_id: str) -> None:
-    """Prints what was (or would be) handed to sbatch."""
+def script(run_id: str, as_json: JsonFlag = False) -> None:
+    """Prints what was (or would be) handed to sbatch, and what its job sources."""
     with Client() as orc:
-        print(orc.request("GET", f"/runs/{run_id}/script")["script"])
+        found = orc.request("GET", f"/runs/{run_id}/script")
+    emit(found) if as_json else tell_script(found)
+
+
+def tell_script(found: dict[str, Any]) -> None:
+    """The script, and what belongs to it under a comment; on standard error when it is expected to start."""
+    print(found["script"])
+    for name, heading in PARTS:
+        if name in found:
+            print(f"# ---- {heading} ----\n{found[name]}")
+    if "sbatch" in found:
+        start = found["expected_start"]
+        say(
+            f"Expected to start {until(start)}."
+            if start
+            else f"Slurm does not say when it would start. {found['sbatch']}"
+        )
 
 
 @app.command()

@@ -16,92 +16,25 @@ from orchestrator.cli.common import (
     command_text,
     duration,
     emit,
-    key_values,
     say,
     table,
-    until,
     usage,
 )
 from orchestrator.cli.following import follow_log, wait_for
-from orchestrator.cli.values import parse_value
+from orchestrator.cli.insight import tell_script
+from orchestrator.cli.terms import Cpus, Gpus, Resource, Terms, Time, Workdir, resources_of, with_terms
 from orchestrator.client import Client, RequestFailed
 
 app = typer.Typer()
-NUMBERS = {"gpus", "cpus", "nodes", "tasks_per_node", "exclusive"}
-
-Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs to lease (without: one on a GPU machine).")]
-Cpus = Annotated[int | None, typer.Option(min=1, help="CPUs that it counts for.")]
-Time = Annotated[str | None, typer.Option(help='Time limit: "8:00:00", or minutes.')]
-Env = Annotated[list[str] | None, typer.Option("--env", "-e", help="NAME=VALUE for the run.")]
-Priority = Annotated[int, typer.Option(help="Higher goes first.")]
-Workdir = Annotated[Path | None, typer.Option(help="Where it runs (without: here).")]
-
-
-Profile = Annotated[str | None, typer.Option(help="A profile of the site's or yours (orc profiles).")]
-Resource = Annotated[
-    list[str] | None,
-    typer.Option("--resource", "-R", help="NAME=VALUE: mem=16G, partition=gpu, nodes=2, slurm.switches=1, …"),
-]
-Retry = Annotated[int | None, typer.Option(min=0, help="Retries after preemption, node failure, time limit, signals.")]
-Snapshot = Annotated[bool, typer.Option("--snapshot", help="Keep the code as it is now for every attempt.")]
-AutoEnvironment = Annotated[bool, typer.Option("--auto-env", help="Activate the environment found in the workdir.")]
-RETRIED = ["PREEMPTED", "NODE_FAIL", "TIMEOUT", "SIGNAL", "OUT_OF_MEMORY"]
-
-
-def terms(
-    gpus: int | None,
-    cpus: int | None,
-    time: str | None,
-    env: list[str] | None,
-    priority: int,
-    profile: str | None = None,
-    resource: list[str] | None = None,
-    retry: int | None = None,
-    *,
-    snapshot: bool = False,
-    auto_env: bool = False,
-) -> dict[str, Any]:
-    """What a run asks for, as the body of a request: only what was said, so that a profile may say the rest."""
-    said: dict[str, Any] = {
-        "resources": resources_of(gpus, cpus, time, resource),
-        "env": key_values(env or [], "--env"),
-        "priority": priority,
-        "profile": profile,
-        "retry": {"max": retry, "on": RETRIED} if retry is not None else None,
-        "snapshot": snapshot,
-        "environment": "auto" if auto_env else None,
-    }
-    return {name: value for name, value in said.items() if value}
-
-
-def resources_of(gpus: int | None, cpus: int | None, time: str | None, resource: list[str] | None) -> dict[str, Any]:
-    """``resources`` as the options name them: what was said, and nothing else."""
-    named = {"gpus": gpus, "cpus": cpus, "time": time}
-    resources: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    for name, text in key_values(resource or [], "--resource").items():
-        group, dot, option = name.partition(".")
-        if dot and group == "slurm":
-            resources.setdefault("slurm", {})[option] = parse_value(text)
-        else:
-            resources[name] = parse_value(text) if name in NUMBERS else text
-    return resources
 
 
 @app.command()
+@with_terms
 def run(
     context: typer.Context,
+    terms: Terms,
     command: Annotated[list[str] | None, typer.Argument(help="The command, quoted; or words after --.")] = None,
     name: Annotated[str | None, typer.Option(help="A name (without: the command's beginning).")] = None,
-    gpus: Gpus = None,
-    cpus: Cpus = None,
-    time: Time = None,
-    env: Env = None,
-    priority: Priority = 0,
-    profile: Profile = None,
-    resource: Resource = None,
-    retry: Retry = None,
-    snapshot: Snapshot = False,
-    auto_env: AutoEnvironment = False,
     workdir: Workdir = None,
     after: Annotated[list[str] | None, typer.Option(help="Start only when this run has finished.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run, and when.")] = False,
@@ -113,7 +46,7 @@ def run(
     text = command_text(command or [], rest)
     if not text.strip():
         usage("no command: orc run -- python train.py --lr 0.1")
-    fields = terms(*(gpus, cpus, time, env, priority, profile, resource, retry), snapshot=snapshot, auto_env=auto_env)
+    fields = terms.body()
     with Client() as orc:
         made = orc.create_run(
             name or text[:60],
@@ -125,7 +58,7 @@ def run(
             **fields,
         )
         if dry_run:
-            emit(made) if as_json else _tell_preview(made)
+            emit(made) if as_json else tell_script(made)
             return
         if not wait:
             emit(made) if as_json else say(f"Run {made['id']} is {made['status']}.  orc logs -f {made['id']}")
@@ -134,17 +67,6 @@ def run(
             return
         say(f"Run {made['id']}")
         _finish(orc, made["id"], as_json=as_json)
-
-
-def _tell_preview(made: dict[str, Any]) -> None:
-    print(made["script"])
-    if made["executor"] == "slurm":
-        start = made["expected_start"]
-        say(
-            f"Expected to start {until(start)}."
-            if start
-            else f"Slurm does not say when it would start. {made['sbatch']}"
-        )
 
 
 def _finish(orc: Client, run_id: str, *, as_json: bool) -> None:
@@ -268,16 +190,19 @@ def logs(
     run_id: str,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run is over.")] = False,
     size: Annotated[int, typer.Option("--bytes", "-n", min=1, help="The last so many bytes.")] = 10_000,
+    attempt: Annotated[int | None, typer.Option(min=1, help="What this attempt wrote (without: the latest).")] = None,
 ) -> None:
     """Prints what a run wrote."""
+    if follow and attempt is not None:
+        usage("--follow goes on with the latest attempt: --attempt is for what one has written so far")
     with Client() as orc:
         if follow:
             follow_log(orc, run_id)
             return
-        page = orc.logs(run_id, offset=-size, limit=size)
+        page = orc.logs(run_id, offset=-size, limit=size, attempt=attempt)
         sys.stdout.write(page["content"])
         while page["has_more_after"]:
-            page = orc.logs(run_id, offset=page["next_offset"], limit=100_000)
+            page = orc.logs(run_id, offset=page["next_offset"], limit=100_000, attempt=attempt)
             sys.stdout.write(page["content"])
 
 

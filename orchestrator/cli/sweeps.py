@@ -8,20 +8,7 @@ import typer
 
 from orchestrator.cli.common import RUN_FAILED, JsonFlag, Rest, command_text, emit, say, usage
 from orchestrator.cli.following import wait_for
-from orchestrator.cli.runs import (
-    AutoEnvironment,
-    Cpus,
-    Env,
-    Gpus,
-    Priority,
-    Profile,
-    Resource,
-    Retry,
-    Snapshot,
-    Time,
-    Workdir,
-    terms,
-)
+from orchestrator.cli.terms import Terms, Workdir, with_terms
 from orchestrator.cli.values import parse_parameter
 from orchestrator.client import Client
 
@@ -29,22 +16,14 @@ app = typer.Typer()
 
 
 @app.command()
+@with_terms
 def sweep(
     context: typer.Context,
+    terms: Terms,
     parameters: Annotated[list[str], typer.Argument(help="lr=1e-3,1e-4 seed=0..4")],
     name: Annotated[str | None, typer.Option(help="A name (without: the command's beginning).")] = None,
     goal: Annotated[str | None, typer.Option(help="What it is to find out.")] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="At most so many at a time.")] = None,
-    gpus: Gpus = None,
-    cpus: Cpus = None,
-    time: Time = None,
-    env: Env = None,
-    priority: Priority = 0,
-    profile: Profile = None,
-    resource: Resource = None,
-    retry: Retry = None,
-    snapshot: Snapshot = False,
-    auto_env: AutoEnvironment = False,
     workdir: Workdir = None,
     plan: Annotated[str | None, typer.Option(help="The plan that it belongs to.")] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until all runs are over.")] = False,
@@ -59,6 +38,7 @@ def sweep(
         grid = dict(parse_parameter(parameter) for parameter in parameters)
     except ValueError as error:
         usage(str(error))
+    fields = terms.body()
     with Client() as orc:
         made = orc.create_sweep(
             name or text[:60],
@@ -69,7 +49,7 @@ def sweep(
             goal=goal,
             parallel=parallel,
             plan_id=plan,
-            **terms(*(gpus, cpus, time, env, priority, profile, resource, retry), snapshot=snapshot, auto_env=auto_env),
+            **fields,
         )
         if not as_json:
             say(f"Sweep {made['id']} with {len(made['run_ids'])} run(s).  orc wait {made['id']}")

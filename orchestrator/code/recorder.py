@@ -1,4 +1,7 @@
-"""Which code a run was launched with: git's word in its row, the diff in a file shared by all runs of the same code."""
+"""Which code a run runs: git's word in its row, the diff in a file shared by all runs of the same code.
+
+Asked at each hand-over; for a run with a snapshot once, when that is made: what comes after is not what it runs.
+"""
 
 import hashlib
 from pathlib import Path
@@ -19,10 +22,14 @@ class CodeRecorder:
         self._folder = folder
 
     def record(self, run: Run) -> dict[str, Any] | None:
-        """What is known of a run's code; None where its workdir is in no repository."""
-        if run.workdir is None or (run.snapshot is not None and run.git is not None):
+        """What is known of the code of a run that is handed over; None where its workdir is in no repository."""
+        if run.workdir is None or run.snapshot is not None:
             return run.git  # a snapshot stays what it was
-        found = self._reader.read(Path(run.workdir))
+        return self.of(Path(run.workdir))
+
+    def of(self, workdir: Path) -> dict[str, Any] | None:
+        """What git says of a workdir (no older than the reader's ``ttl``); None where it is in no repository."""
+        found = self._reader.read(workdir)
         return None if found is None else self._brief(found)
 
     def _brief(self, found: Provenance) -> dict[str, Any]:

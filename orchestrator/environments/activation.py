@@ -10,9 +10,14 @@ import shlex
 from orchestrator.environments.model import LEVELS_UP, CondaTool, Environment, is_path
 
 EXIT_CODE = 78  # EX_CONFIG of sysexits.h: the command was not started, for its environment could not be had
+REFUSED = "environment.refused"  # in the attempt's directory
 
 # Values come in as arguments only. What is sourced is sourced outside of functions: in one, `declare` would be local.
-_FUNCTIONS = r"""__orc_refuse() { printf 'orc: environment: %s\n' "$1" >&2; exit @EXIT_CODE@; }
+_FUNCTIONS = r"""__orc_refuse() { # leaves a word that it was no exit code of the command's own
+  printf 'orc: environment: %s\n' "$1" >&2
+  { printf '%s\n' "$1" >| "${ORC_RUN_DIR-}/attempts/${ORC_ATTEMPT-}/@REFUSED@"; } 2>/dev/null || :
+  exit @EXIT_CODE@
+}
 __orc_module() {
   module load "$1" || __orc_refuse "module load $1 failed on $HOSTNAME; 'module avail' tells the names"
   case ${MODULE_VERSION-} in
@@ -56,10 +61,10 @@ _FUNCTION_NAMES = re.findall(r"^(\w+)\(\)", _FUNCTIONS, re.MULTILINE)
 def activation_script(environment: Environment, workdir: str) -> str:
     """Bash text that applies the environment, to be sourced before the command; "" where there is nothing to apply.
 
-    ``workdir`` is absolute (ValueError). What is not there is told on standard error, with what would be right, and
-    ends the shell with ``EXIT_CODE``. So does a setup script whose last status is not 0; its own ``exit`` and
-    ``set -e`` end the shell as they do anywhere. Modules 3 answers 0 whatever happens (envmodules/modules issue 110):
-    there, LOADEDMODULES tells.
+    ``workdir`` is absolute (ValueError). What is not there is told on standard error and in the attempt's file
+    ``REFUSED``, with what would be right, and ends the shell with ``EXIT_CODE``. So does a setup script whose last
+    status is not 0; its own ``exit`` and ``set -e`` end the shell as they do anywhere. Modules 3 answers 0 whatever
+    happens (envmodules/modules issue 110): there, LOADEDMODULES tells.
     """
     if not workdir.startswith("/"):
         raise ValueError(f"the workdir {workdir!r} is not absolute")
@@ -76,7 +81,8 @@ def activation_script(environment: Environment, workdir: str) -> str:
         lines += _setup(environment.setup, workdir)
     if not lines:
         return ""
-    functions = _FUNCTIONS.replace("@EXIT_CODE@", str(EXIT_CODE)).replace("@LEVELS@", " ".join("0123"[: LEVELS_UP + 1]))
+    functions = _FUNCTIONS.replace("@EXIT_CODE@", str(EXIT_CODE)).replace("@REFUSED@", REFUSED)
+    functions = functions.replace("@LEVELS@", " ".join("0123"[: LEVELS_UP + 1]))
     head = f"# The run's environment, applied before its command. Exit code {EXIT_CODE}: it could not be had.\n"
     return "\n".join([head + functions + lines[0], *lines[1:], f"unset -f {' '.join(_FUNCTION_NAMES)}", ""])
 

@@ -57,11 +57,13 @@ class JobHandle:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a submission was not accepted. ``final``: trying again cannot help; ``too_many``: fewer at once might."""
+    """Why a submission was not accepted. ``final``: trying again cannot help; ``too_many``: fewer at once might;
+    ``withdrawn``: its attempts were taken back, so that a job which appears all the same finds nothing to do."""
 
     message: str
     final: bool
     too_many: bool = False
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,14 @@ class Watched:
     attempt: int
     job: JobHandle | None
     stopping: bool = False
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of a wish, in words. ``refused``: it will not be; asking again cannot help."""
+
+    words: str
+    refused: bool = False
 
 
 Action = Literal["hold", "release", "requeue", "priority"]
@@ -120,12 +130,13 @@ class Executor(Protocol):
         """
         ...
 
-    def steer(self, action: Action, items: Sequence[tuple[Watched, int]]) -> dict[str, str]:
+    def steer(self, action: Action, items: Sequence[tuple[Watched, int]]) -> dict[str, Told]:
         """Asks for the action, each with the run's priority; what was done, by run id."""
         ...
 
-    def confirms(self, action: Action, watched: Watched, priority: int) -> bool:
-        """Whether its last look shows the action done (with ``priority`` the run's as it is wished now)."""
+    def confirms(self, action: Action, watched: Watched, priority: int) -> Told | None:
+        """What has become of the action by its last look (with ``priority`` the run's as it is wished now); None while
+        nothing is to be seen of it."""
         ...
 
     def throttle(self, wanted: Mapping[str, int]) -> list[str]:

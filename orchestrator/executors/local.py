@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import job as job_side
-from orchestrator.executors.base import Action, JobHandle, Refusal, SubmissionSpec, Task, Watched
+from orchestrator.executors.base import Action, JobHandle, Refusal, SubmissionSpec, Task, Told, Watched
 from orchestrator.executors.leases import Lease
 from orchestrator.executors.preparing import FALLBACK_PATH, Preparer
 from orchestrator.proc import ProcessId, boot_id, host_name, marked, session_of
@@ -106,15 +106,15 @@ class LocalExecutor:
         """Processes announce their ends."""
         return math.inf
 
-    def steer(self, action: Action, items: Sequence[tuple[Watched, int]]) -> dict[str, str]:
+    def steer(self, action: Action, items: Sequence[tuple[Watched, int]]) -> dict[str, Told]:
         """A requeue ends the job first; everything else is the service's own matter."""
         if action != "requeue":
             return {}
-        return self.cancel([(item, 0.0) for item, _ in items])
+        return {run_id: Told(words) for run_id, words in self.cancel([(item, 0.0) for item, _ in items]).items()}
 
-    def confirms(self, action: Action, watched: Watched, priority: int) -> bool:  # noqa: ARG002  (waits in the service)
+    def confirms(self, action: Action, watched: Watched, priority: int) -> Told | None:  # noqa: ARG002  (waits here)
         """A requeue is confirmed by the job's end."""
-        return action != "requeue"
+        return Told("Confirmed.") if action != "requeue" else None
 
     def throttle(self, wanted: Mapping[str, int]) -> list[str]:  # noqa: ARG002
         """There are no arrays here: the service itself holds the rest of a sweep back."""

@@ -1,10 +1,13 @@
 """What every executor writes before a task starts: the run directory, the launch file, the environment."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
+from orchestrator import job as job_side
 from orchestrator.environments.activation import activation_script
 from orchestrator.executors.base import Task
 from orchestrator.rundir import AttemptDir, RunDir
@@ -31,8 +34,10 @@ class Preparer:
         workdir = task.workdir or str(run_dir.path)
         setup = activation_script(task.environment, workdir) if task.environment is not None else ""
         launcher = self.launcher(task)
-        run_dir.prepare(task.command, setup, launcher)
+        ranks = by_srun(task)
+        run_dir.prepare(task.command, setup, launcher, job_text() if ranks else "")
         told = {"workdir": workdir, **settings} | ({"script": run_dir.launcher.name} if launcher else {})
+        told |= {"ranks": "1"} if ranks else {}
         attempt = run_dir.attempt(task.attempt)
         attempt.prepare(told, self._environment(task, run_dir))
         return attempt
@@ -46,7 +51,8 @@ class Preparer:
             "launch.sh.j2",
             launch=task.launch,
             container=task.container,
-            mounts="".join(f"{bind}," for bind in (task.container.binds if task.container else ())),
+            mounts="".join(f"{bind}," for bind in mounts(task)),
+            python=sys.executable,
             tasks_per_node=tasks,
             processes_per_node=task.resources.tasks_per_node or task.resources.gpus or 1,
             signal=(task.signal or "").partition("@")[0],
@@ -65,6 +71,24 @@ class Preparer:
         if task.hide_gpus:
             env["CUDA_VISIBLE_DEVICES"] = ""
         return env
+
+
+def by_srun(task: Task) -> bool:
+    """Whether the command is started by an srun: it is then no child of job.py's."""
+    return task.launch is not None or (task.container is not None and task.container.engine == "pyxis")
+
+
+def mounts(task: Task) -> list[str]:
+    """What a container of pyxis has of the node. The workdir is first: a bind of the user's to the same place wins."""
+    if task.container is None:
+        return []
+    return ([f"{task.workdir}:{task.workdir}"] if task.workdir else []) + task.container.binds
+
+
+@cache
+def job_text() -> str:
+    """job.py itself: each task of an srun runs beside one."""
+    return Path(str(job_side.__file__)).read_text()
 
 
 def passed_environment(environ: Mapping[str, str], patterns: Sequence[str]) -> dict[str, str]:

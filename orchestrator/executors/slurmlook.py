@@ -33,9 +33,21 @@ class Look:
         self._runs_dir = runs_dir
         self._lost_after = lost_after
         self._heartbeat = heartbeat
-        self._booted_at = booted_at
+        self._ask_boot = booted_at
+        self._booted: tuple[float | None] | None = None
         self._since: dict[tuple[str, str], float] = {}
         self.eager = False
+
+    def begin(self) -> None:
+        """Another look."""
+        self.eager = False
+        self._booted = None
+
+    def _booted_at(self) -> float | None:
+        """When the controller started, asked at most once a look: a whole array may be gone."""
+        if self._booted is None:
+            self._booted = (self._ask_boot(),)
+        return self._booted[0]
 
     def requeued(self, item: Watched) -> Evidence | None:
         """Its job has begun the next attempt: that comes first, whatever else is seen."""

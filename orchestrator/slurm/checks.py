@@ -2,14 +2,109 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import BadInput
 from orchestrator.resources import Resources
 from orchestrator.slurm.facts import Facts, Partition
 
+Nodes = Mapping[str, Mapping[str, Any]]
 
-def check_resources(asked: Resources, facts: Facts, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that a job which asks for the same otherwise can be given. None: no limit, or none is known.
+
+    ``partitions``: those it goes to; ``mem_bytes``: of each node; ``longer``: other partitions that would take it and
+    give it more time (seconds; None: no limit), the least first.
+    """
+
+    partitions: str = ""
+    time_seconds: float | None = None
+    mem_bytes: int | None = None
+    longer: tuple[tuple[str, float | None], ...] = ()
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What there is to be had on this cluster. ``nodes``: sinfo's, by name; without any, no limit is known."""
+
+    facts: Facts = field(default_factory=Facts)
+    nodes: Nodes = field(default_factory=dict)
+
+    def of(self, resources: Mapping[str, Any]) -> Limits:
+        """For a run that asked for these resources (as its row has them)."""
+        asked = Resources.model_validate(resources)
+        partitions = self._partitions(asked)
+        if partitions is None:
+            return Limits()
+        present = _longest(partitions) if partitions else None
+        longer = () if present is None else tuple(self._longer(asked, partitions, present))
+        names = ", ".join(one.name for one in partitions)
+        return Limits(names, present, self._memory(asked, partitions), longer)
+
+    def memory(self, resources: Mapping[str, Any]) -> int | None:
+        """``Limits.mem_bytes`` alone."""
+        asked = Resources.model_validate(resources)
+        partitions = self._partitions(asked)
+        return None if partitions is None else self._memory(asked, partitions)
+
+    def _partitions(self, asked: Resources) -> list[Partition] | None:
+        """Those that it goes to; none where nothing is known of any, None where the cluster has them no more."""
+        try:
+            return _partitions(asked, self.facts)
+        except BadInput:
+            return None
+
+    def _memory(self, asked: Resources, partitions: Sequence[Partition]) -> int | None:
+        return _largest_memory(asked, _nodes_of(partitions, self.nodes))
+
+    def _longer(
+        self, asked: Resources, partitions: Sequence[Partition], present: float
+    ) -> list[tuple[str, float | None]]:
+        found = []
+        for one in self.facts.partitions:
+            more = one.max_seconds is None or one.max_seconds > present
+            if more and one.up and one not in partitions and self._takes(asked, one.name):
+                found.append((one.name, one.max_seconds))
+        return sorted(found, key=lambda place: place[1] or math.inf)
+
+    def _takes(self, asked: Resources, partition: str) -> bool:
+        """Whether another partition has what was asked for, but for the time."""
+        if not _nodes_of([one for one in self.facts.partitions if one.name == partition], self.nodes):
+            return False
+        try:
+            check_resources(asked.model_copy(update={"partition": partition, "time": None}), self.facts, self.nodes)
+        except BadInput:
+            return False
+        return True
+
+
+def _longest(partitions: Sequence[Partition]) -> float | None:
+    """The longest of their time limits in seconds, None where one has none."""
+    limits = [one.max_seconds for one in partitions]
+    return None if None in limits else max(limit for limit in limits if limit is not None)
+
+
+def _nodes_of(partitions: Sequence[Partition], nodes: Nodes) -> list[Mapping[str, Any]]:
+    names = {one.name for one in partitions}
+    return [node for node in nodes.values() if not names or names & set(node.get("partitions", ()))]
+
+
+def _largest_memory(asked: Resources, nodes: Sequence[Mapping[str, Any]]) -> int | None:
+    """The most memory (bytes) that as many nodes as asked for have, of those with the GPUs and CPUs asked for."""
+    fit = [
+        node
+        for node in nodes
+        if _gpus(node, asked.gpu_type) >= (asked.gpus or 0) and int(node.get("cpus_total", 0)) >= (asked.cpus or 0)
+    ]
+    sizes = sorted((int(node.get("memory_mb", 0)) for node in fit or nodes), reverse=True)
+    most = sizes[min(asked.node_count, len(sizes)) - 1] if sizes else 0
+    return most * 2**20 or None
+
+
+def check_resources(asked: Resources, facts: Facts, nodes: Nodes) -> None:
     """Raises BadInput for what this cluster can never give. ``nodes``: sinfo's, by name."""
     partitions = _partitions(asked, facts)
     if asked.account is not None and facts.accounts is not None and asked.account not in facts.accounts:
@@ -20,11 +115,7 @@ def check_resources(asked: Resources, facts: Facts, nodes: Mapping[str, Mapping[
     if partitions:
         _time(asked, partitions)
         _node_count(asked, partitions)
-    here = [
-        node
-        for node in nodes.values()
-        if not partitions or {one.name for one in partitions} & set(node.get("partitions", ()))
-    ]
+    here = _nodes_of(partitions, nodes)
     if here:
         _per_node(asked, here, ", ".join(one.name for one in partitions))
 
@@ -56,18 +147,14 @@ def _licenses(asked: Resources, facts: Facts) -> None:
 
 
 def _time(asked: Resources, partitions: Sequence[Partition]) -> None:
-    limits = [one.max_seconds for one in partitions]
-    wanted = asked.time_seconds
-    if wanted is None or None in limits:
-        return
-    longest = max(limit for limit in limits if limit is not None)
-    if wanted > longest:
+    longest, wanted = _longest(partitions), asked.time_seconds
+    if longest is not None and wanted is not None and wanted > longest:
         names = ", ".join(one.name for one in partitions)
         raise BadInput(
             "resources.time",
-            f"{_clock(wanted)} is above the limit of {names}, {_clock(longest)}: Slurm would take the job and never "
+            f"{clock(wanted)} is above the limit of {names}, {clock(longest)}: Slurm would take the job and never "
             "run it.",
-            [f"up to {_clock(longest)}"],
+            [f"up to {clock(longest)}"],
         )
 
 
@@ -102,7 +189,8 @@ def _gpus(node: Mapping[str, Any], kind: str | None) -> int:
     return int(node.get("gpus", 0)) if kind is None else int(node.get("gpu_types", {}).get(kind, 0))
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A time limit as Slurm writes it, in whole minutes."""
     minutes = math.ceil(seconds / 60)
     days, rest = divmod(minutes, 1440)
     clock = f"{rest // 60:02}:{rest % 60:02}:00"

@@ -13,6 +13,7 @@ from orchestrator.resources import parse_time
 from orchestrator.slurm.gate import Gate
 
 KEPT_SECONDS = 600.0
+LICENSES = ("scontrol", "-o", "show", "licenses")
 _PAIR = re.compile(r"(\w+)=(\S*)")
 
 
@@ -38,6 +39,7 @@ class Facts:
     cluster: str = ""
     max_array_size: int = 1001
     min_job_age: float = 300.0
+    kill_wait: float = 30.0
     accounting: bool = False
     partitions: tuple[Partition, ...] = ()
     accounts: tuple[str, ...] | None = None
@@ -77,15 +79,15 @@ class FactsReader:
         self._kept: Facts | None = None
         self._at = 0.0
 
+    @property
+    def kept(self) -> Facts:
+        """What is known; nothing of a cluster that never answered. Asks nobody."""
+        return self._kept or Facts()
+
     def read(self, *, fresh: bool = False) -> Facts:
-        """What the cluster allows. Raises SchedulerUnavailable when it was never told and cannot be now."""
-        if self._kept is not None and not fresh and time.monotonic() - self._at < KEPT_SECONDS:
-            return self._kept
-        try:
+        """What the cluster allows, asked again when it is old. Raises SchedulerUnavailable where it is not told now."""
+        if self._kept is None or fresh or time.monotonic() - self._at >= KEPT_SECONDS:
             self._kept, self._at = self._ask(), time.monotonic()
-        except SchedulerUnavailable:
-            if self._kept is None:
-                raise
         return self._kept
 
     def _ask(self) -> Facts:
@@ -100,17 +102,20 @@ class FactsReader:
             min_job_age=float(
                 _number(config.get("MinJobAge", "").split()[0] if config.get("MinJobAge") else "") or 300
             ),
+            kill_wait=float(_number(config.get("KillWait", "").partition(" ")[0]) or 30),
             accounting=accounting,
             partitions=tuple(parse_partitions(self._output("scontrol", "-o", "show", "partition"))),
             accounts=accounts,
             qos=qos,
-            licenses=tuple(re.findall(r"LicenseName=(\S+)", self._output("scontrol", "-o", "show", "licenses"))),
+            licenses=tuple(re.findall(r"LicenseName=(\S+)", self._gate.run(LICENSES).output)),
             notes=notes,
         )
 
     def _output(self, *argv: str) -> str:
         answer = self._gate.run(argv)
-        return answer.output if answer.code == 0 else ""
+        if answer.code != 0:
+            raise SchedulerUnavailable(f"{' '.join(argv)}: {answer.errors.strip()[:500]}")
+        return answer.output
 
     def _associations(self, enforced: str) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None, tuple[str, ...]]:
         """The user's accounts and QOS; None where anything goes, or where slurmdbd does not say."""

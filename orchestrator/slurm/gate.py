@@ -16,8 +16,9 @@ from typing import Any
 from orchestrator.errors import SchedulerUnavailable
 
 log = logging.getLogger(__name__)
-# Input variables would change what the commands answer or submit; SLURM_CONF alone says where the cluster is. ORC_
-# variables may hold secrets of the server.
+# Input variables would change what the commands answer or submit; SLURM_CONF says where the cluster is, SLURM_JWT who
+# asks (AuthAltTypes=auth/jwt). ORC_ variables may hold secrets of the server.
+KEPT = ("SLURM_CONF", "SLURM_JWT")
 SCRUBBED = ("ORC_", "SBATCH_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_", "SLURM_", "SRUN_")
 # What a controller that is down, hung or starting says (22.05 to 26.05).
 AWAY = (
@@ -36,7 +37,7 @@ HOUR = 3600.0
 
 def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment for a Slurm command: without the variables that would change its answer."""
-    kept = {name: value for name, value in environ.items() if name == "SLURM_CONF" or not name.startswith(SCRUBBED)}
+    kept = {name: value for name, value in environ.items() if name in KEPT or not name.startswith(SCRUBBED)}
     return kept | {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
 
 
@@ -58,10 +59,14 @@ class Tally:
     seconds: float = 0.0
     recent: collections.deque[float] = field(default_factory=collections.deque)
 
-    def public(self, now: float) -> dict[str, Any]:
-        """For people."""
+    def prune(self, now: float) -> None:
+        """Forgets what was more than an hour ago."""
         while self.recent and self.recent[0] < now - HOUR:
             self.recent.popleft()
+
+    def public(self, now: float) -> dict[str, Any]:
+        """For people."""
+        self.prune(now)
         return {
             "calls": self.calls,
             "failures": self.failures,
@@ -122,6 +127,7 @@ class Gate:
             tally.failures += failed
             tally.seconds += seconds
             tally.recent.append(time.time())
+            tally.prune(time.time())
 
     def public(self) -> dict[str, dict[str, Any]]:
         """Each command's count, failures, seconds, and calls within the last hour."""

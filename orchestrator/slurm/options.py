@@ -1,21 +1,23 @@
 """From what a run asks for to sbatch's options: each one asked for, none by habit."""
 
+import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from orchestrator.errors import BadInput
 from orchestrator.resources import Resources
+from orchestrator.slurm.longoptions import LONG_OPTIONS
 
 Options = dict[str, str | bool]
 # What the service itself says, or what would make the job another kind of thing.
 ALWAYS_PROTECTED = frozenset(
     (
-        *("array", "chdir", "cluster", "clusters", "comment", "error", "export", "export-file", "get-user-env", "gid"),
-        *("help", "input", "job-name", "open-mode", "output", "parsable", "quiet", "test-only", "uid", "usage"),
-        *("verbose", "version", "wait", "wrap"),
+        *("array", "autocomplete", "chdir", "cluster", "clusters", "comment", "error", "export", "export-file"),
+        *("external", "get-user-env", "gid", "help", "input", "job-name", "open-mode", "output", "parsable", "quiet"),
+        *("test-only", "uid", "usage", "verbose", "version", "wait", "wrap"),
     )
 )
 _ALIKE = (
@@ -29,11 +31,15 @@ NAMED = {
     "gpus": "gpus",
     "gpus-per-node": "gpus",
     "ntasks-per-node": "tasks_per_node",
+    "tasks-per-node": "tasks_per_node",  # the same option to sbatch
+    "nodefile": "nodelist",
     "signal": "signal (beside resources)",
     "dependency": "depends_on (beside resources)",
     "nice": "priority (beside resources)",
     **dict(zip(_ALIKE, _ALIKE, strict=True)),
 }
+# Of difflib's ratio: one letter wrong, missing or too many in a name of ten. Options of plugins are not that close.
+CLOSE = 0.9
 
 
 @dataclass(frozen=True)
@@ -89,17 +95,14 @@ def _named(asked: Resources) -> Options:
     return found
 
 
-def check(ask: Ask, protected: Mapping[str, str] | frozenset[str] | None = None) -> None:
-    """Raises BadInput for what contradicts itself, and for options that are not a run's to set."""
+def check(ask: Ask, protected: Collection[str] = ()) -> None:
+    """Raises BadInput for what contradicts itself, and for options that are not a run's to set.
+
+    ``protected``: the site's own, besides ALWAYS_PROTECTED.
+    """
     asked = ask.resources
     for name in asked.slurm or {}:
-        if name in NAMED:
-            raise BadInput(f"resources.slurm.{name}", f"--{name} has a field of its own: {NAMED[name]}.")
-        if name in ALWAYS_PROTECTED or name in (protected or ()):
-            refused = sorted(ALWAYS_PROTECTED | set(protected or ()))
-            raise BadInput(
-                f"resources.slurm.{name}", f"--{name} is protected: these are not a run's to set: {', '.join(refused)}."
-            )
+        _check_name(name, ALWAYS_PROTECTED.union(protected))
     tasks = asked.tasks_per_node or 1
     if asked.cpus is not None and asked.cpus % tasks:
         raise BadInput(
@@ -114,3 +117,23 @@ def check(ask: Ask, protected: Mapping[str, str] | frozenset[str] | None = None)
             "(a process per task, RANK and WORLD_SIZE).",
             ["torchrun", "env"],
         )
+
+
+def _check_name(name: str, protected: frozenset[str]) -> None:
+    """Raises BadInput unless it is, written out, an option that a run may set.
+
+    A name that nobody knows passes: of a newer Slurm or a site's plugin (SPANK). Where there is no such option sbatch
+    says so itself.
+    """
+    where, known = f"resources.slurm.{name}", LONG_OPTIONS | protected
+    if name in NAMED:
+        raise BadInput(where, f"--{name} has a field of its own: {NAMED[name]}.")
+    if name in protected:
+        raise BadInput(where, f"--{name} is protected: these are not a run's to set: {', '.join(sorted(protected))}.")
+    if name in known:
+        return
+    if meant := sorted(option for option in known if option.startswith(name)):
+        words = " or ".join(f"--{option}" for option in meant)
+        raise BadInput(where, f"--{name} is short for {words}: options are written out here.", meant)
+    if meant := difflib.get_close_matches(name, known, cutoff=CLOSE):
+        raise BadInput(where, f"sbatch has no option --{name}.", meant)

@@ -24,7 +24,11 @@ _TABLE: dict[str, tuple[str, str, str]] = {
     "JobArrayTaskLimit": ("limit", "As many tasks of its array run as its throttle (%N) allows.", "Raise `parallel`."),
     "Dependency": ("dependency", "It waits for another job.", _WAIT),
     "DependencyNeverSatisfied": ("never", "The job that it waits for has failed.", "Stop it, and run it again."),
-    "BeginTime": ("queue", "Its begin time has not come; a requeued job waits so for a moment, too.", _WAIT),
+    "BeginTime": (
+        "queue",
+        "Its begin time has not come; a requeued job waits so for a moment, too.",
+        "Nothing: it can start from then on.",
+    ),
     "JobHeldUser": ("hold", "It is held.", "Release it: orc release RUN."),
     "JobHeldAdmin": ("hold", "An administrator, or a failure to start it, holds it.", "Ask the site's support."),
     "Licenses": ("resources", "The licenses that it asks for are in use.", _WAIT),

@@ -1,8 +1,10 @@
 """When to ask squeue, and what it said last. One squeue a cycle; sacct only for what squeue no longer knows."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from orchestrator.errors import SchedulerUnavailable
@@ -19,7 +21,21 @@ GROWTH = 1.5
 YOUNG = 20.0
 SACCT_SPACING = 5.0
 SACCT_BATCH = 500
-LONGEST_OUTAGE_PAUSE = 60.0
+LONGEST_OUTAGE_PAUSE = 15.0
+
+
+def in_thread(question: Callable[[], bool]) -> "Future[bool]":
+    """Asks in a thread that ends with its answer, and holds up nobody's end."""
+    answer: Future[bool] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(question())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="slurm-ping", daemon=True).start()
+    return answer
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,8 @@ class Poller:
     trouble: str | None = None
     last: Snapshot | None = None
     keeps_accounts: bool | None = None
+    start_ping: Callable[[Callable[[], bool]], "Future[bool]"] = in_thread
+    _ping: "Future[bool] | None" = None
     _asked: dict[str, float] = field(default_factory=dict)
     _ended: dict[Key, AccountRow] = field(default_factory=dict)
     _tasks: dict[str, tuple[float, dict[Key, QueueRow]]] = field(default_factory=dict)
@@ -82,14 +100,14 @@ class Poller:
         """A fresh snapshot when one is due and Slurm answers, else None. ``own``: the job ids of what is watched."""
         if time.monotonic() < self.cadence.due:
             return None
-        if self.trouble is not None and not self.gate.controller_up():
-            self.cadence.failed()
+        if self.trouble is not None and not self._back():
             return None
         at = time.monotonic()
         try:
             rows = self._rows()
         except SchedulerUnavailable as error:
             self.away(error.message)
+            self.cadence.failed()
             return None
         fresh = Snapshot(at, queue.by_task(rows, own), frozenset(row.name for row in rows))
         self.trouble = None
@@ -111,8 +129,31 @@ class Poller:
         """The scheduler gave no answer: nothing that was seen before counts until it does."""
         if self.trouble is None:
             log.warning("Slurm gives no answer: %s", message)
+            self.cadence.failed()
         self.trouble = message
-        self.cadence.failed()
+
+    def _back(self) -> bool:
+        """Whether the controller answers again: asked beside the loop, which has other runs to look after. One that
+        hangs lets scontrol wait for seconds."""
+        if self._ping is None:
+            self._ping = self.start_ping(self.gate.controller_up)
+        if not self._ping.done():
+            return False
+        up, self._ping = self._ping.result(), None
+        if not up:
+            self.cadence.failed()
+        return up
+
+    def named(self, name: str) -> list[QueueRow]:
+        """The jobs of one name, asked for now. Raises SchedulerUnavailable."""
+        try:
+            answer = self.gate.run(queue.command(self.user, names=[name]))
+            if answer.code != 0:
+                raise SchedulerUnavailable(f"squeue: {answer.errors.strip()[:500]}")
+        except SchedulerUnavailable as error:
+            self.away(error.message)
+            raise
+        return [row for row in queue.parse(answer.output) if row.name == name]
 
     def task_row(self, key: Key, merged: QueueRow) -> QueueRow | None:
         """One task of a row in which squeue shows several that wait for different reasons. Asked once a look."""
@@ -123,6 +164,7 @@ class Poller:
             except SchedulerUnavailable as error:
                 self.away(error.message)
                 return None
+            self._tasks = {job: told for job, told in self._tasks.items() if told[0] == self.last.at}
             self._tasks[merged.job_id] = (self.last.at, queue.by_task(queue.parse(answer.output)))
         return self._tasks[merged.job_id][1].get(key)
 
@@ -139,13 +181,15 @@ class Poller:
 
         Asked at most every few seconds for the same job; nothing where the cluster keeps no accounts.
         """
-        now = time.monotonic()
-        wanted = {key: job_id for key, job_id in missing if key not in self._ended}
+        now, keys = time.monotonic(), dict(missing)
+        wanted = {key: job_id for key, job_id in keys.items() if key not in self._ended}
         due = sorted({job for job in wanted.values() if now - self._asked.get(job, -SACCT_SPACING) >= SACCT_SPACING})
         if due and self.keeps_accounts is not False:
             for start in range(0, len(due), SACCT_BATCH):
                 self._ask(due[start : start + SACCT_BATCH])
+            self._asked = {job: at for job, at in self._asked.items() if now - at < SACCT_SPACING}
             self._asked |= dict.fromkeys(due, now)
+        self._ended = {key: row for key, row in self._ended.items() if key in wanted or key in keys}
         return self._ended.get
 
     def _ask(self, job_ids: list[str]) -> None:

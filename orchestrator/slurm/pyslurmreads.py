@@ -161,7 +161,8 @@ def row_of(job: Mapping[str, Any]) -> QueueRow:
     """A job of the helper's answer as squeue shows it.
 
     Task 0 of an array has no ``array_task_id`` (pyslurm 25.11 takes 0 for none): what has an ``array_id`` and neither
-    that nor tasks that wait together is task 0.
+    that nor tasks that wait together is task 0. It takes 128 off an exit code above that, too; the job's own exit
+    record is the better one anyway.
     """
     array, task, waiting = job["array_id"], job["array_task_id"], job["array_tasks_waiting"]
     indices = arrays.expand(waiting) if waiting else [task or 0] if array is not None else None
@@ -181,6 +182,7 @@ def row_of(job: Mapping[str, Any]) -> QueueRow:
         signal=job["exit_code_signal"],
         reason="" if job["state_reason"] in {None, "None"} else job["state_reason"],
         name=job["name"] or "",
+        nice=job["nice"],
         throttle=(job["array_tasks_parallel"] or 0) if waiting else None,
     )
 

@@ -16,7 +16,7 @@ os.environ["PYSLURM_DISABLE_AUTO_INIT"] = "1"
 
 JOB = (
     *("array_id", "array_task_id", "array_tasks_waiting", "array_tasks_parallel", "state", "state_reason", "name"),
-    *("submit_time", "start_time", "end_time", "allocated_nodes", "partition", "priority", "requeue_count"),
+    *("submit_time", "start_time", "end_time", "allocated_nodes", "partition", "priority", "nice", "requeue_count"),
     *("exit_code", "exit_code_signal", "cpus", "num_nodes", "memory"),
 )
 NODE = (

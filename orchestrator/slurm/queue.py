@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 # The names are our own (no separator in them), yet they stand last: a reason may hold anything.
 FIELDS = (
     *("JobArrayID", "State", "SubmitTime", "StartTime", "EndTime", "NodeList", "Partition", "PriorityLong"),
-    *("restartcnt", "tres-alloc", "exit_code", "Reason", "Name"),
+    *("restartcnt", "tres-alloc", "exit_code", "Nice", "Reason", "Name"),
 )
 
 
@@ -39,6 +39,7 @@ class QueueRow:
     reason: str
     name: str
     throttle: int | None = None
+    nice: int | None = None
 
     @property
     def phase(self) -> Phase:
@@ -102,6 +103,7 @@ def _row(line: str) -> QueueRow:
         reason="" if reason == "None" else reason,
         name=name,
         throttle=arrays.throttle(head[0]),
+        nice=int(head[11]) if head[11].lstrip("-").isdigit() else None,
     )
 
 

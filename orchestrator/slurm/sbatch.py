@@ -9,6 +9,7 @@ from pathlib import Path
 
 import submitit
 
+from orchestrator.errors import SchedulerUnavailable
 from orchestrator.slurm.gate import Gate
 from orchestrator.slurm.options import Options
 
@@ -62,12 +63,14 @@ class ScriptExecutor(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit 
 
     @staticmethod
     def _get_job_id_from_submission_command(string: str | bytes) -> str:
-        """``id`` or ``id;cluster``, as --parsable prints it."""
+        """The last line that is ``id`` or ``id;cluster``, as --parsable prints it: a site's wrapper or a plugin of its
+        controller's may print more. Raises SchedulerUnavailable where there is none."""
         text = string if isinstance(string, str) else string.decode("utf-8", "replace")
-        match = _JOB_ID.fullmatch(text.strip())
-        if match is None:
-            raise ValueError(f"sbatch printed {text[:200]!r} instead of a job id")
-        return match[1]
+        found = [match for line in text.splitlines() if (match := _JOB_ID.fullmatch(line.strip()))]
+        if not found:
+            # It ended with 0, so there may be a job: as with a lost answer, its name tells.
+            raise SchedulerUnavailable(f"sbatch printed {text.strip()[:200]!r} and no job id: it is looked up by name.")
+        return found[-1][1]
 
     def submit_script(self, path: Path, gate: Gate, deadline: float) -> "str | Rejection":
         """The job's id, or why sbatch said no. Raises SchedulerUnavailable when it gave no answer."""

@@ -91,8 +91,12 @@ def update_job(queue: Queue, job: Job, words: Mapping[str, str]) -> None:
 
 
 def _nice(_queue: Queue, job: Job, value: str) -> None:
+    """A held job's priority is calculated from its niceness, too: that lets it go (seen on 22.05)."""
     new = int(value or "100")
-    job.priority -= (new - job.request.nice) if job.priority > 1 else 0
+    if job.held:
+        job.held, job.priority = "", 2
+    else:
+        job.priority -= (new - job.request.nice) if job.priority > 1 else 0
     job.own_request().nice = new
 
 

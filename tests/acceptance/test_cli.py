@@ -132,6 +132,41 @@ def test_bad_usage_is_2_an_unknown_id_says_so(orc: Orc) -> None:
     assert orc("run", "--time", "soon", "true").returncode == 2
 
 
+def test_what_runs_ask_for_can_be_said_on_the_command_line(orc: Orc) -> None:
+    (orc.home.parent / "env.sh").write_text("export SET_UP=yes\n")
+    command = '[ "$ORC_ATTEMPT" = 2 ] || { echo first; exit 75; }; echo "$SET_UP"'
+    words = ("--tag", "one", "--tag", "two", "--executor", "local", "--setup", "env.sh", "--retry-on", "LOST,75")
+    made = orc.json("run", *words, command)
+    assert orc("wait", made["id"]).returncode == 0
+    over = orc.json("show", made["id"])
+    assert (over["tags"], over["executor"], over["retry"]["on"]) == (["one", "two"], "local", ["LOST"])
+    assert orc("logs", made["id"]).stdout == "yes\n"
+    assert [orc("logs", "--attempt", number, made["id"]).stdout for number in ("1", "2")] == ["first\n", "yes\n"]
+    assert "latest attempt" in orc("logs", "-f", "--attempt", "1", made["id"]).stderr
+    shown = orc("script", made["id"]).stdout
+    assert shown.index("command.sh") < shown.index("# ---- environment.sh") < shown.index(f"{orc.home.parent}/env.sh")
+    sweep = json.loads(orc("sweep", "a=1,2", "--tag", "three", "--setup", "env.sh", "--json", "--", "true").stdout)
+    assert [run["tags"] for run in orc.json("ls", "--sweep", sweep["id"])] == [["three"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--launch", "torchrun"), "launch: starts a run on several nodes"),
+        (("--launch", "mpi"), "launch: Input should be 'torchrun' or 'env'"),
+        (("--container", "x", "--engine", "pyxis"), "container.engine: pyxis is Slurm's"),
+        (("--signal", "USR1@60"), "signal: comes a while before the time limit"),
+        (("--executor", "elsewhere"), "executor: Input should be 'local' or 'slurm'"),
+        (("--retry-on", "NEVER"), "retry.on.0: Input should be 'PREEMPTED'"),
+        (("--bind", "/data"), "--container IMAGE"),
+    ],
+)
+def test_what_cannot_be_is_told_and_is_bad_usage(orc: Orc, words: tuple[str, ...], said: str) -> None:
+    done = orc("run", *words, "--", "true")
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
 def test_no_server_to_be_had_is_3(orc: Orc) -> None:
     orc.home.mkdir(mode=0o700)
     (orc.home / "config.toml").write_text("gpu_ids = 'name'\n")

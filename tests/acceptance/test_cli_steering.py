@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,12 +70,12 @@ def test_a_run_is_run_again_with_what_would_help(orc: Orc) -> None:
     assert "proposes no change" in refused.stderr
 
 
-def test_runs_go_to_an_emulated_slurm_from_the_command_line(tmp_path: Path) -> None:
+def emulated(tmp_path: Path, words: str, nodes: int) -> subprocess.CompletedProcess[str]:
+    """A script of sh in an emulated cluster."""
     home = tmp_path / "home"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ORC_")}
-    words = f"{ORC} run --wait --gpus 1 -R mem=100M -- printenv CUDA_VISIBLE_DEVICES; {ORC} run --dry-run -- true"
     done = subprocess.run(
-        [ORC, "emulate-slurm", "--nodes", "1", "--gpus", "2", "--", "sh", "-c", words],
+        [ORC, "emulate-slurm", "--nodes", str(nodes), "--gpus", "2", "--", "sh", "-c", words],
         env={**clean, "ORC_HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{clean['PATH']}"},
         cwd=tmp_path,
         capture_output=True,
@@ -83,5 +85,54 @@ def test_runs_go_to_an_emulated_slurm_from_the_command_line(tmp_path: Path) -> N
     )
     Orc(home).close()
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_runs_go_to_an_emulated_slurm_from_the_command_line(tmp_path: Path) -> None:
+    words = f"{ORC} run --wait --gpus 1 -R mem=100M -- printenv CUDA_VISIBLE_DEVICES; {ORC} run --dry-run -- true"
+    done = emulated(tmp_path, words, 1)
     assert "0\n" in done.stdout
     assert "#SBATCH --job-name=" in done.stdout
+    assert "Expected to start" in done.stderr
+
+
+def test_several_nodes_a_signal_and_a_container_are_asked_for_on_the_command_line(tmp_path: Path) -> None:
+    asked = "-R nodes=2 --launch torchrun --signal USR1@60 --time 5 --container x.sif --bind /data --module cuda/12.4"
+    done = emulated(tmp_path, f"{ORC} run --dry-run {asked} -- true", 2)
+    lines, parts = done.stdout.split("# ---- launch.sh", 1)
+    assert {"#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=1", "#SBATCH --signal=B:USR1@60"} <= set(lines.split("\n"))
+    launcher, activation = parts.split("# ---- environment.sh", 1)
+    assert "exec srun" in launcher
+    assert "--bind /data" in launcher
+    assert "__orc_module cuda/12.4" in activation
+    assert "Expected to start" in done.stderr
+
+
+def test_when_a_run_starts_is_printed_as_people_read_it(tmp_path: Path) -> None:
+    words = (
+        f"id=$({ORC} run -R begin=now+1hour -R mem=100M -- true); "
+        f"until {ORC} why $id | grep expected_start=; do sleep 0.1; done; {ORC} why $id; {ORC} stop $id"
+    )
+    out = emulated(tmp_path, words, 1).stdout
+    (shown,) = set(re.findall(r"expected_start=(\S+)", out))
+    at = time.mktime(time.strptime(shown, "%Y-%m-%dT%H:%M:%S"))
+    assert 3000 < at - time.time() <= 3601
+    assert f"It begins at {shown[:10]} {shown[11:16]} (in " in out
+
+
+def test_an_emulated_slurm_after_another_has_a_server_of_its_own(tmp_path: Path) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ORC_")}
+    environment = {**clean, "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    command = [
+        *ORC.split(),
+        "emulate-slurm",
+        "--",
+        "sh",
+        "-c",
+        f"{ORC} run --wait --gpus 1 -R mem=100M -- echo $ORC_HOME",
+    ]
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+    assert not (tmp_path / ".orc").exists()
+    assert not list(tmp_path.glob("*.sock"))

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.db import Database
+from orchestrator.migrate import migrate
 from tests.support.service import RealServer, end_runs, real_server
+from tests.support.usage import EXPECTED_DAYS, days
 
 pytestmark = pytest.mark.acceptance
 
@@ -72,3 +75,12 @@ def test_the_journal_cannot_be_changed(database: str, tmp_path: Path) -> None:
         for statement in ("DELETE FROM events", "UPDATE events SET actor = 'nobody'"):
             with psycopg.connect(database) as connection, pytest.raises(psycopg.Error, match="append-only"):
                 connection.execute(statement)
+
+
+def test_a_run_counts_to_the_utc_day_on_which_it_was_made_on_postgresql_too(database: str) -> None:
+    made = Database(database)
+    try:
+        migrate(made)
+        assert days(made) == EXPECTED_DAYS
+    finally:
+        made.close()

@@ -84,3 +84,13 @@ def test_cpus_come_with_each_gpu_where_asked(orc: RealServer) -> None:
     run = orc.run("echo $SLURM_CPUS_ON_NODE $SLURM_CPUS_PER_GPU", resources={"gpus": 2, "slurm": {"cpus-per-gpu": 3}})
     assert orc.over(run["id"])["status"] == "finished"
     assert orc.log(run["id"]) == "6 3\n"
+
+
+def test_an_environment_that_cannot_be_set_up_is_no_exit_of_the_command(orc: RealServer, files: Path) -> None:
+    asked = {"workdir": str(files), "environment": {"venv": ".venv"}}
+    run = orc.over(orc.run("exit 78", **asked)["id"])
+    assert (run["status"], run["reason"], run["exit_code"]) == ("failed", "BAD_ENVIRONMENT", 78)
+    assert f"no virtualenv at {files}/.venv" in run["error"]
+    assert orc.get(f"/runs/{run['id']}/why")["category"] == "environment"
+    other = orc.over(orc.run("exit 78")["id"])
+    assert (other["reason"], other["exit_code"]) == ("NONZERO_EXIT", 78)

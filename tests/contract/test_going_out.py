@@ -1,5 +1,6 @@
 """When runs go out, how many at once, and in which order."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,21 @@ def test_a_dry_run_shows_the_script_and_submits_nothing(orc: RealServer, slurm: 
     assert "#SBATCH --cpus-per-task=3" in str(shown)
     assert shown["id"] is None
     assert slurm.run("squeue", "-h", "-t", "all").stdout.count("\n") == before
+
+
+def test_a_run_that_is_not_handed_over_shows_when_it_would_start(orc: RealServer) -> None:
+    body = {"name": "t", "command": "true", "resources": {"nodes": 2, **LATER}, "launch": "env"}
+    run = orc.post("/runs", {**body, "environment": {"modules": ["none/1"]}})
+    before = orc.get(f"/runs/{run['id']}/script")
+    assert before["expected_start"] > time.time() + 1800
+    assert "to start at" in before["sbatch"]
+    assert "exec srun" in before["launcher"]
+    assert "__orc_module none/1" in before["activation"]
+    orc.post(f"/runs/{run['id']}/start")
+    in_slurm(orc, run["id"], "PENDING")
+    after = orc.get(f"/runs/{run['id']}/script")
+    assert set(after) == {"run_id", "executor", "script", "launcher", "activation"}
+    assert (after["launcher"], after["activation"]) == (before["launcher"], before["activation"])
 
 
 def test_the_servers_own_slurm_variables_change_nothing(place: Site, files: Path) -> None:

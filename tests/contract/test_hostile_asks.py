@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.contract.looking import calls
+from orchestrator.slurm.longoptions import LONG_OPTIONS
+from orchestrator.slurm.options import ALWAYS_PROTECTED, NAMED
+from tests.contract.looking import calls, show
 from tests.support.service import RealServer
+from tests.support.sites import Slurm
 
 pytestmark = pytest.mark.acceptance
 NASTY = "quotes ' \" and $(touch {made}) `touch {made}` $HOME \\ %j %a é 漢 🦊 | ; & \t*"
@@ -32,6 +35,18 @@ def test_what_is_refused_never_reaches_sbatch(orc: RealServer) -> None:
 @pytest.mark.parametrize("name", ["mail-user\n", "mail-user=x --uid", "Mail", "-p", "", "mail user"])
 def test_no_name_of_an_option_can_be_another_line_or_option(orc: RealServer, name: str) -> None:
     refused(orc, {"slurm": {name: "x"}})
+
+
+def test_what_sbatch_takes_for_an_option_of_ours_never_reaches_it(orc: RealServer, slurm: Slurm, files: Path) -> None:
+    script = files / "abbreviated.sh"
+    script.write_text("#!/bin/sh\n#SBATCH --job-nam=abbreviated\n#SBATCH --begi=now+1hour\n#SBATCH --outpu=/dev/null\n")
+    job = slurm.run("sbatch", "--parsable", str(script)).stdout.strip().partition(";")[0]
+    assert show(slurm, job, "%j %T") == "abbreviated PENDING"  # so it must be our own word that stops it
+    slurm.run("scancel", job)
+    for name in sorted(ALWAYS_PROTECTED | set(NAMED)):
+        for short in {name[:-1], name[:-2]} - LONG_OPTIONS:
+            if len(short) > 1:
+                assert name in refused(orc, {"slurm": {short: "x"}})
 
 
 def test_lines_of_sbatch_in_a_command_are_only_comments(orc: RealServer, files: Path) -> None:

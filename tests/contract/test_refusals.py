@@ -31,6 +31,18 @@ NAMED = {
 }
 
 
+ABBREVIATED = {
+    "arra": "array",
+    "outpu": "output",
+    "job-nam": "job-name",
+    "wra": "wrap",
+    "partitio": "partition",
+    "tim": "time",
+    "mail-us": "mail-user",
+    "no-req": "no-requeue",
+}
+
+
 def problem(orc: RealServer, resources: Json, **fields: Any) -> Json:
     """The one problem that such a run has; nothing is made."""
     status, detail = orc.refused("POST", "/runs", {**BODY, "resources": resources, **fields})
@@ -93,6 +105,25 @@ def test_an_option_that_has_a_field_is_sent_there(orc: RealServer, option: str) 
     found = problem(orc, {"slurm": {option: "1"}})
     assert found["loc"] == ["body", "resources", "slurm", option]
     assert NAMED[option] in found["msg"]
+
+
+@pytest.mark.parametrize("short", ABBREVIATED)
+def test_an_option_is_written_out(orc: RealServer, short: str) -> None:
+    found = problem(orc, {"slurm": {short: "1"}})
+    assert found["loc"] == ["body", "resources", "slurm", short]
+    assert ABBREVIATED[short] in found["choices"]
+    assert f"--{ABBREVIATED[short]}" in found["msg"]
+
+
+def test_a_misspelt_option_is_told_with_the_right_one(orc: RealServer) -> None:
+    found = problem(orc, {"slurm": {"mail-usr": "a"}})
+    assert (found["loc"], found["choices"]) == (["body", "resources", "slurm", "mail-usr"], ["mail-user"])
+
+
+def test_an_option_that_only_sbatch_can_know_is_left_to_it(orc: RealServer) -> None:
+    run = orc.over(orc.run("true", resources={"slurm": {"of-the-next-release": "x"}})["id"])
+    assert (run["status"], run["reason"]) == ("failed", "SUBMIT_REJECTED")
+    assert "unrecognized option '--of-the-next-release" in run["error"]
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

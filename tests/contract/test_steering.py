@@ -141,3 +141,34 @@ def test_another_parallel_of_a_sweep_is_its_arrays_throttle(orc: RealServer, slu
     orc.http.put(f"/sweeps/{sweep_id}", json={"parallel": None}).raise_for_status()
     wait_until(lambda: throttles(slurm, job) in {"", "0"}, "no throttle")
     wait_until(lambda: times_throttled(orc, sweep_id) == 2, "an event for each change")
+
+
+def test_another_priority_of_a_held_run_does_not_let_it_go(orc: RealServer, slurm: Slurm, files: Path) -> None:
+    run = in_slurm(orc, orc.run(mark(files / "marks"), resources=HELD)["id"], "PENDING")
+    orc.post(f"/runs/{run['id']}/priority", {"priority": -40})
+    orc.over(orc.run("true")["id"])  # the loop has been round, and Slurm's, too
+    assert held(slurm, job_of(run))
+    assert marks(files / "marks") == []
+    orc.post(f"/runs/{run['id']}/release")
+    assert orc.over(run["id"])["status"] == "finished"
+
+
+def test_a_held_run_has_its_niceness_once_released(orc: RealServer, slurm: Slurm) -> None:
+    run = in_slurm(orc, orc.run("true", resources=LATER)["id"], "PENDING")
+    orc.post(f"/runs/{run['id']}/hold")
+    wait_until(lambda: held(slurm, job_of(run)), "held in Slurm")
+    orc.post(f"/runs/{run['id']}/priority", {"priority": -40})
+    orc.post(f"/runs/{run['id']}/release")
+    wait_until(lambda: nice(slurm, job_of(run)) == 40 and not held(slurm, job_of(run)), "released, with its niceness")
+    wait_until(lambda: said(orc, run["id"], "run.priority", "Confirmed"), "the priority is confirmed")
+
+
+def test_a_run_that_slurm_does_not_requeue_is_submitted_again(orc: RealServer, files: Path) -> None:
+    command = f"{mark(files / 'marks')}; [ $ORC_ATTEMPT = 2 ] || sleep 600"
+    run = orc.until(orc.run(command, resources={"slurm": {"no-requeue": True}})["id"], "running")
+    orc.post(f"/runs/{run['id']}/requeue")
+    over = orc.over(run["id"], 60)
+    assert (over["status"], over["attempt"]) == ("finished", 2)
+    assert over["scheduler"]["job_id"] != run["scheduler"]["job_id"]
+    assert marks(files / "marks") == [f"{run['id']} 1", f"{run['id']} 2"]
+    assert said(orc, run["id"], "run.requeue", "does not requeue it")

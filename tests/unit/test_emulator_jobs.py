@@ -231,6 +231,16 @@ def test_srun_runs_a_task_for_each_rank(cluster: Cluster) -> None:
     assert rows.splitlines()[-1] == f"{job_id}.0|4|n[1-2]"
 
 
+def test_srun_hands_a_signal_to_every_process_of_its_tasks(cluster: Cluster) -> None:
+    task = 'trap "echo outer; wait" USR1; (trap "echo inner; exit" USR1; echo ready; while :; do :; done) & wait'
+    until = "until [ -e go ]; do sleep 0.05; done"
+    cluster.submit(f"#!/bin/bash\nsrun -n2 bash -c '{task}' &\n{until}\nkill -USR1 $!; wait; echo done\n", "-n2")
+    wait_until(lambda: cluster.said("ready").count("ready") == 2, "both tasks")
+    (cluster.folder / "go").touch()
+    said = cluster.said("done").splitlines()
+    assert (said.count("outer"), said.count("inner")) == (2, 2)
+
+
 def test_srun_tells_which_tasks_failed(cluster: Cluster) -> None:
     script = (
         "#!/bin/sh\nsrun -n2 sh -c 'exit 7'; echo rc=$?\nsrun -n9 true; echo rc=$?\nsrun --bogus true; echo rc=$?\n"

@@ -281,15 +281,118 @@ def _pending(pid: int, number: int) -> bool:
     return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in lines if line.startswith(("SigPnd", "ShdPnd")))
 
 
-def test_slurms_term_is_not_sent_twice(tmp_path: Path) -> None:
-    run = Attempt(tmp_path, f"trap 'echo term' TERM; trap 'exit 0' USR1; echo ready; {WAIT}", grace="30")
+def _witness(process: "subprocess.Popen[bytes]", run: Attempt) -> int:
+    """The process that job.py keeps beside the command, once it is there."""
+
+    def found() -> list[int]:
+        started = run.dir.started()
+        return [pid for pid in job.children(process.pid) or [] if started and pid != started["command_pid"]]
+
+    return int(wait_until(found, "the witness")[0])
+
+
+def _said(run: Attempt) -> list[str]:
+    """The command's own words: bash tells of the sleeps that a signal has ended."""
+    return [line for line in run.log().splitlines() if line != "Terminated"]
+
+
+def _as_slurm(process: "subprocess.Popen[bytes]", number: int) -> None:
+    """A signal to every process of the job, as slurmstepd sends it: job.py first."""
+    job.signal_all([process.pid, *job.tree(process.pid)], number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_term_that_slurm_has_sent_to_all_is_not_sent_again(tmp_path: Path, number: int) -> None:
+    run = Attempt(tmp_path, f"trap 'echo told' TERM INT; echo ready; {WAIT}", grace=str(3 * job.TOLD_WITHIN))
+    process = run.start()
+    _witness(process, run)
+    run.ready(process)
+    _as_slurm(process, number)
+    process.communicate(timeout=30)  # killed after the grace: a second TERM would have come long before
+    assert (_said(run), run.record()["stopped"], run.record()["signal"]) == (["ready", "told"], True, 9)
+
+
+def test_a_term_that_slurm_has_sent_to_the_batch_shell_alone_is_handed_on(tmp_path: Path) -> None:
+    run = Attempt(tmp_path, f"trap 'echo told; exit 4' TERM; echo ready; {WAIT}", grace="20")
+    process = run.start()
+    _witness(process, run)
+    run.ready(process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert (_said(run), run.record()["stopped"], run.record()["code"]) == (["ready", "told"], True, 4)
+
+
+def test_a_term_is_handed_on_once_and_the_grace_follows_it(tmp_path: Path) -> None:
+    run = Attempt(tmp_path, f"trap 'echo told' TERM; echo ready; {WAIT}", grace="0.6")
     process = run.start()
     run.ready(process)
     process.send_signal(signal.SIGTERM)
-    wait_until(lambda: not _pending(process.pid, signal.SIGTERM), "TERM is taken")
+    process.communicate(timeout=30)
+    record = run.record()
+    assert (_said(run), record["signal"]) == (["ready", "told"], 9)
+
+
+def test_a_term_to_a_process_group_is_handed_on_to_the_commands_own(tmp_path: Path) -> None:
+    """As with proctrack/pgid: the command has a session of its own."""
+    run = Attempt(tmp_path, f"trap 'echo told; exit 4' TERM; echo ready; {WAIT}", grace="20")
+    process = run.start()
+    run.ready(process)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert (_said(run), run.record()["code"]) == (["ready", "told"], 4)
+
+
+def test_a_witness_that_ended_otherwise_keeps_no_term_back(tmp_path: Path) -> None:
+    run = Attempt(tmp_path, f"trap 'echo told; exit 4' TERM; echo ready; {WAIT}", grace="20")
+    process = run.start()
+    witness = _witness(process, run)
+    run.ready(process)
+    os.kill(witness, signal.SIGUSR1)
+    wait_until(lambda: not Path(f"/proc/{witness}").exists(), "the witness is gone")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert (_said(run), run.record()["code"]) == (["ready", "told"], 4)
+
+
+@pytest.mark.parametrize("ending", ["exit 3", "kill -9 $PPID"])
+def test_no_witness_outlives_job_py(tmp_path: Path, ending: str) -> None:
+    run = Attempt(tmp_path, f"echo ready; until [ -e {tmp_path}/go ]; do sleep 0.05; done; {ending}")
+    process = run.start()
+    witness = _witness(process, run)
+    (tmp_path / "go").touch()
+    process.communicate(timeout=30)
+    wait_until(lambda: not job.lives(witness), "the witness's end")
+
+
+def test_where_no_scheduler_sends_signals_there_is_no_witness(tmp_path: Path) -> None:
+    run = Attempt(tmp_path, f"echo ready; until [ -e {tmp_path}/go ]; do sleep 0.05; done", scheduler="")
+    process = run.start()
+    run.ready(process)
+    started = wait_until(run.dir.started, "started.json")
+    assert job.children(process.pid) == [started["command_pid"]]
+    (tmp_path / "go").touch()
+    process.communicate(timeout=30)
+
+
+WAITS = (
+    "import signal, threading\n"
+    "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
+    "thread = threading.Thread(target=lambda: signal.sigwait([signal.SIGUSR1]))\n"
+    "thread.start()\n"
+    "print('ready', flush=True)\n"
+    "thread.join()\n"
+    "print('waited for', flush=True)\n"
+)
+
+
+def test_a_signal_is_handed_to_a_program_that_waits_for_it_in_a_thread_as_srun_does(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(WAITS)
+    run = Attempt(tmp_path, f"{sys.executable} -I -S {tmp_path}/program.py; echo the shell lives")
+    process = run.start()
+    run.ready(process)
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=30)
-    assert (run.log(), run.record()["stopped"], run.record()["code"]) == ("ready\n", True, 0)
+    assert run.log() == "ready\nwaited for\nthe shell lives\n"
 
 
 # -- heartbeats --------------------------------------------------------------------------------------------------------

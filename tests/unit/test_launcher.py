@@ -58,6 +58,7 @@ class Place:
             env={
                 "PATH": f"{self.folder}/bin:/usr/bin:/bin",
                 "ORC_RUN_DIR": str(run_dir.path),
+                "ORC_ATTEMPT": "1",
                 "SLURM_JOB_NODELIST": "n[1-2]",
                 "SLURM_JOB_ID": "20007",
                 "SLURM_EXPORT_ENV": "NONE",
@@ -135,9 +136,16 @@ def test_pyxis_is_an_srun_with_the_image_and_its_mounts(place: Place) -> None:
     run_dir = f"{place.folder}/runs/r1"
     assert call[0] == "srun"
     assert option(call, "container-image") == ["docker://nvcr.io#nvidia/pytorch:24.01"]
-    assert option(call, "container-mounts") == [f"/data:/data,{run_dir}:{run_dir}"]
+    mounts = f"{place.folder}:{place.folder},/data:/data,{run_dir}:{run_dir}"
+    assert option(call, "container-mounts") == [mounts]
     assert option(call, "container-workdir") == [str(place.folder)]
     assert option(call, "ntasks") == ["1"]
+
+
+def test_pyxis_without_a_workdir_mounts_none(place: Place) -> None:
+    (call,), _ = place.launch(container=Container(image="x.sqsh", engine="pyxis"), workdir=None)
+    run_dir = f"{place.folder}/runs/r1"
+    assert (option(call, "container-mounts"), option(call, "container-workdir")) == ([f"{run_dir}:{run_dir}"], [])
 
 
 def test_pyxis_on_several_nodes_is_in_the_srun_of_the_launch(place: Place) -> None:
@@ -167,6 +175,7 @@ def test_hostile_images_binds_and_workdirs_are_words_and_nothing_else(place: Pla
     else:
         assert option(call, "container-image") == [HOSTILE]
         assert option(call, "container-workdir") == [str(workdir)]
+        assert option(call, "container-mounts")[0].startswith(f"{workdir}:{workdir},{HOSTILE},")
     assert not list(place.folder.rglob("pwned"))
 
 

@@ -19,6 +19,7 @@ from orchestrator.proc import (
     Stat,
     all_processes,
     boot_id,
+    cpu_seconds,
     descendants,
     host_name,
     listener_uid,
@@ -392,3 +393,38 @@ def test_a_machine_without_ipv6_has_no_ipv6_listeners(monkeypatch: pytest.Monkey
         listener.listen()
         port = listener.getsockname()[1]
         assert (listener_uid("127.0.0.1", port), listener_uid("::1", port)) == (os.getuid(), None)
+
+
+# Burns CPU time in a child that ends, and in one that lives; says so and waits.
+BUSY = """
+import os, sys, time
+def burn():
+    while time.process_time() < 0.3:
+        pass
+if os.fork() == 0:
+    burn()
+    os._exit(0)
+os.wait()
+if os.fork() == 0:
+    burn()
+    print("here", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+sys.stdin.read()
+os.wait()
+"""
+
+
+def test_the_cpu_time_of_a_tree_is_that_of_those_that_have_ended_too() -> None:
+    with python(BUSY) as busy, python(WAITING) as idle:
+        assert busy.stdout is not None
+        assert idle.stdout is not None
+        assert (busy.stdout.readline(), idle.stdout.readline()) == (b"here\n", b"here\n")
+        roots = [ProcessId.of(process.pid) for process in (busy, idle)]
+        assert roots[0] is not None
+        assert roots[1] is not None
+        used = [cpu_seconds(root) for root in roots if root is not None]
+        assert used[0] is not None
+        assert used[1] is not None
+        assert (used[0] >= 0.5, used[1] < 0.5) == (True, True)
+        assert cpu_seconds(replace(roots[0], start_ticks=roots[0].start_ticks + 1)) is None

@@ -103,6 +103,34 @@ def test_after_running_out_of_memory_the_next_attempt_asks_for_more(factor: floa
     assert more in (move.error or "")
 
 
+def bounded(mem: str, most_mib: int, factor: float = 2.0) -> Move:
+    policy = ALWAYS | {"memory_factor": factor}
+    made = failed(Reason.OUT_OF_MEMORY, "It was too big.")
+    found = again(policy, 0, {"mem": mem, "gpus": 1}, made, NOW, most_mib * 2**20)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mem", "factor", "more"), [("300M", 2.0, "600M"), ("600M", 2.0, "1000M"), ("999M", 16.0, "1000M")]
+)
+def test_no_more_memory_is_asked_for_than_a_node_has(mem: str, factor: float, more: str) -> None:
+    move = bounded(mem, 1000, factor)
+    assert (move.status, move.fields["resources"]) == (RunStatus.QUEUED, {"mem": more, "gpus": 1})
+
+
+@pytest.mark.parametrize("mem", ["1000M", "1G"])
+def test_where_there_is_no_more_memory_it_fails_for_want_of_it_and_says_so(mem: str) -> None:
+    move = bounded(mem, 1000)
+    assert (move.status, move.reason) == (RunStatus.FAILED, Reason.OUT_OF_MEMORY)
+    assert (move.error or "").startswith(f"It was too big. It asked for {mem}, and no node")
+    assert move.fields == failed(Reason.OUT_OF_MEMORY).fields
+
+
+def test_who_wants_the_same_memory_again_gets_it_however_much_there_is() -> None:
+    assert bounded("1000M", 1000, 1.0).fields["resources"]["mem"] == "1000M"
+
+
 def test_memory_that_nobody_asked_for_is_not_asked_for_later() -> None:
     assert "resources" not in retried(ALWAYS, failed(Reason.OUT_OF_MEMORY), gpus=1).fields
 

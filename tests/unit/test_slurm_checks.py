@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.errors import BadInput
 from orchestrator.resources import Resources
-from orchestrator.slurm.checks import check_resources
+from orchestrator.slurm.checks import Bounds, Limits, check_resources
 from orchestrator.slurm.facts import Facts, Partition
 
 GPU = Partition("gpu", True, True, 2, None, 2 * 86400.0, 3600.0, 1)
@@ -135,3 +135,57 @@ def test_a_node_must_have_all_its_gpus_of_one_type_only_where_a_type_is_named() 
 
 def test_a_limit_without_end_beats_any_other() -> None:
     passes(partition="debug,long", time="400-0")
+
+
+# -- what there is to be had -------------------------------------------------------------------------------------------
+
+BOUNDS = Bounds(FACTS, NODES)
+
+
+@pytest.mark.parametrize(
+    ("asked", "mib"),
+    [
+        ({}, 128_000),
+        ({"partition": "debug"}, 64_000),
+        ({"partition": "debug,long"}, 128_000),
+        ({"gpus": 4}, 64_000),
+        ({"gpus": 1, "gpu_type": "a100"}, 128_000),
+        ({"partition": "long", "cpus": 64}, 64_000),
+        ({"nodes": 2}, 64_000),
+        ({"gpus": 99}, 128_000),
+    ],
+)
+def test_the_most_memory_is_that_of_the_nodes_which_have_the_rest(asked: dict[str, Any], mib: int) -> None:
+    assert BOUNDS.memory(asked) == BOUNDS.of(asked).mem_bytes == mib * 2**20
+
+
+def test_the_most_time_is_its_partitions_and_those_with_more_are_known() -> None:
+    here = BOUNDS.of({"partition": "debug", "time": 30})
+    assert (here.partitions, here.time_seconds) == ("debug", 1800.0)
+    assert here.longer == (("gpu", 2 * 86400.0), ("long", None))
+    default = BOUNDS.of({})
+    assert (default.partitions, default.time_seconds, default.longer) == ("gpu", 2 * 86400.0, (("long", None),))
+    assert BOUNDS.of({"partition": "gpu,long"}).time_seconds is None
+
+
+def test_only_partitions_that_would_take_it_have_more_time_for_it() -> None:
+    assert BOUNDS.of({"partition": "debug", "gpu_type": "h100", "gpus": 4}).longer == (("gpu", 2 * 86400.0),)
+    down = Bounds(replace(FACTS, partitions=(GPU, DEBUG, replace(LONG, up=False))), NODES)
+    assert down.of({}).longer == ()
+    assert Bounds(FACTS, {}).of({}).longer == ()
+
+
+def test_of_a_cluster_that_says_nothing_no_limit_is_known() -> None:
+    assert Bounds().of({"mem": "1G", "partition": "gone"}) == Limits()
+    assert BOUNDS.of({"partition": "gone"}) == Limits()
+    assert BOUNDS.memory({"partition": "gone"}) is None
+
+
+@pytest.mark.parametrize("asked", [{"partition": "debug"}, {}, {"gpus": 1, "gpu_type": "v100"}, {"cpus": 32}])
+def test_what_the_limits_give_is_not_refused(asked: dict[str, Any]) -> None:
+    limits = BOUNDS.of(asked)
+    assert limits.mem_bytes is not None
+    assert limits.time_seconds is not None
+    passes(**asked, mem=f"{limits.mem_bytes // 2**20}M", time=int(limits.time_seconds // 60))
+    for name, longest in limits.longer:
+        passes(**{**asked, "partition": name, "time": int((longest or 9e6) // 60)})

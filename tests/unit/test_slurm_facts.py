@@ -133,9 +133,13 @@ def test_where_slurmdbd_does_not_say_anything_goes_and_it_is_told() -> None:
 
 
 def test_a_cluster_that_says_little_has_slurms_own_defaults() -> None:
-    refusal = Answer(1, "", "scontrol: error")
-    found = read(FakeGate(config=refusal, partition=refusal, licenses=refusal))
+    found = read(FakeGate(config=Answer(0, "", ""), partition=Answer(0, "", ""), licenses=Answer(1, "", "error")))
     assert (found.max_array_size, found.min_job_age, found.partitions, found.licenses) == (1001, 300.0, (), ())
+    assert found.kill_wait == 30.0
+
+
+def test_how_long_slurm_waits_before_it_kills_is_read() -> None:
+    assert read(FakeGate(config=Answer(0, "KillWait                = 45 sec\n", ""))).kill_wait == 45.0
 
 
 def test_facts_are_kept_for_a_while_and_asked_anew_when_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,12 +159,28 @@ def test_facts_are_kept_for_a_while_and_asked_anew_when_wanted(monkeypatch: pyte
     assert len(gate.calls) == 3 * asked
 
 
-def test_over_an_outage_what_was_told_before_counts() -> None:
+@pytest.mark.parametrize("word", ["config", "partition"])
+def test_what_was_told_before_outlives_an_outage_and_a_refusal(word: str) -> None:
     gate = FakeGate()
     facts = reader(gate)
     first = facts.read()
     gate.away = True
-    assert facts.read(fresh=True) is first
+    with pytest.raises(SchedulerUnavailable):
+        facts.read(fresh=True)
+    gate.away, gate.answers[word] = False, Answer(1, "", "scontrol: error")
+    with pytest.raises(SchedulerUnavailable, match="scontrol: error"):
+        facts.read(fresh=True)
+    assert facts.kept is first
+
+
+def test_what_is_known_is_told_without_asking() -> None:
+    gate = FakeGate()
+    facts = reader(gate)
+    assert facts.kept == Facts()
+    facts.read()
+    asked = len(gate.calls)
+    assert facts.kept.cluster == "lab"
+    assert len(gate.calls) == asked
 
 
 def test_what_was_never_told_cannot_be_read_during_an_outage() -> None:

@@ -1,5 +1,9 @@
 """From what a run asks for to sbatch's options: each one asked for, none by habit."""
 
+import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,14 +13,16 @@ from pydantic import ValidationError
 
 from orchestrator.errors import BadInput
 from orchestrator.resources import Resources
+from orchestrator.slurm.longoptions import LONG_OPTIONS
 from orchestrator.slurm.options import ALWAYS_PROTECTED, NAMED, Ask, Options, check, options
+from orchestrator.testing.options import SBATCH
 
 
 def asked(launch: str | None = None, signal: str | None = None, nice: int = 0, **resources: Any) -> Ask:
     return Ask(Resources(**resources), signal, launch, nice)
 
 
-def refused(ask: Ask, protected: frozenset[str] | None = None) -> BadInput:
+def refused(ask: Ask, protected: frozenset[str] = frozenset()) -> BadInput:
     with pytest.raises(BadInput) as told:
         check(ask, protected)
     return told.value
@@ -160,6 +166,94 @@ def test_a_sites_protected_options_are_refused_and_all_are_listed(protected: Any
     check(asked(slurm={"mail-type": "END"}), protected)
 
 
+ALLOWED = sorted(LONG_OPTIONS - ALWAYS_PROTECTED - set(NAMED))
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_every_other_option_of_sbatch_is_a_runs_to_set(name: str) -> None:
+    check(asked(slurm={name: "x"}))
+
+
+def beginnings(name: str) -> list[str]:
+    """What sbatch may take for the option, and is no option itself."""
+    return [
+        name[:length] for length in range(2, len(name)) if name[:length] not in LONG_OPTIONS and name[length - 1] != "-"
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(LONG_OPTIONS))
+def test_an_abbreviation_is_refused_with_the_whole_names(name: str) -> None:
+    for short in beginnings(name):
+        told = refused(asked(slurm={short: "x"}))
+        assert told.field == f"resources.slurm.{short}"
+        assert name in told.choices
+        assert f"--{name}" in told.message
+        assert all(str(choice).startswith(short) for choice in told.choices)
+
+
+def test_an_abbreviation_that_ends_in_a_hyphen_is_one_too() -> None:
+    assert refused(asked(slurm={"job-": "x"})).choices == ["job-name"]
+
+
+@pytest.mark.parametrize("short", ["x1", "x11", "x11-fo"])
+def test_an_abbreviation_of_a_plugins_option_that_a_site_protects_is_refused(short: str) -> None:
+    check(asked(slurm={short: "x"}))
+    assert refused(asked(slurm={short: "x"}), frozenset({"x11-forward"})).choices == ["x11-forward"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("mail-usr", "mail-user"),
+        ("no-reqeue", "no-requeue"),
+        ("mail-types", "mail-type"),
+        ("thread-per-core", "threads-per-core"),
+    ],
+)
+def test_a_misspelt_option_is_refused_with_the_one_that_it_is_close_to(wrong: str, right: str) -> None:
+    told = refused(asked(slurm={wrong: "x"}))
+    assert (told.field, told.choices[0]) == (f"resources.slurm.{wrong}", right)
+    assert f"no option --{wrong}" in told.message
+
+
+PYXIS = ("image", "mounts", "workdir", "name", "save", "mount-home", "remap-root", "entrypoint", "writable", "env")
+
+
+@pytest.mark.parametrize("name", ["of-the-next-release", "x11", *(f"container-{part}" for part in PYXIS)])
+def test_an_option_of_a_newer_slurm_or_of_a_plugin_is_left_to_sbatch(name: str) -> None:
+    check(asked(slurm={name: "x"}))
+
+
+def test_no_option_that_an_older_slurm_lacks_is_short_for_what_is_refused() -> None:
+    """There sbatch would take it for that. ``ntasks`` every one has."""
+    off_limits = ALWAYS_PROTECTED | set(NAMED)
+    assert [name for name in ALLOWED if any(other.startswith(name) for other in off_limits)] == ["ntasks"]
+
+
+def test_every_option_that_is_refused_is_one_of_sbatchs() -> None:
+    assert ALWAYS_PROTECTED | set(NAMED) <= LONG_OPTIONS
+
+
+def test_every_option_that_the_emulator_takes_is_known() -> None:
+    assert {option.name for option in SBATCH.values()} <= LONG_OPTIONS
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is None, reason="no sbatch is installed that could tell its options")
+def test_every_option_that_the_installed_sbatch_tells_of_is_known(tmp_path: Path) -> None:
+    conf = tmp_path / "slurm.conf"
+    conf.write_text("ClusterName=x\nSlurmctldHost=localhost\n")
+    done = subprocess.run(
+        ["sbatch", "--help"],
+        env={"PATH": "/usr/bin:/bin", "SLURM_CONF": str(conf)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = set(re.findall(r"^ .{0,5}--([a-z][a-z0-9-]+)", done.stdout, re.MULTILINE))
+    assert len(found) > 80
+    assert found <= LONG_OPTIONS
+
+
 def test_every_named_option_is_one_that_the_service_can_make() -> None:
     everything = options(
         asked(
@@ -176,7 +270,7 @@ def test_every_named_option_is_one_that_the_service_can_make() -> None:
             mem="1G",
         )
     )
-    assert set(everything) == set(NAMED) - {"gpus", "gpus-per-node", "dependency"}
+    assert set(everything) == set(NAMED) - {"gpus", "gpus-per-node", "dependency", "tasks-per-node", "nodefile"}
 
 
 def test_cpus_that_cannot_be_shared_evenly_are_refused() -> None:

@@ -1,7 +1,8 @@
 """When squeue is asked and what it said last; sacct only for what is missing, spaced, matched by name."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from itertools import pairwise
 from typing import cast
 
@@ -59,7 +60,7 @@ class FakeGate:
 
 
 def job(name: str = "orc-s1", state: str = "RUNNING", job_id: str = "15") -> str:
-    cells = [job_id, state, "10", "20", "30", "n1", "gpu", "1", "0", "cpu=1", "0:0", "None", name]
+    cells = [job_id, state, "10", "20", "30", "n1", "gpu", "1", "0", "cpu=1", "0:0", "0", "None", name]
     assert len(cells) == len(queue.FIELDS)
     return "|".join(cells) + "|\n"
 
@@ -77,7 +78,14 @@ def gate() -> FakeGate:
 
 @pytest.fixture
 def poller(clock: Clock, gate: FakeGate) -> Poller:
-    return Poller(cast(Gate, gate), "alice", Cadence(FLOOR, CEILING))
+    return Poller(cast(Gate, gate), "alice", Cadence(FLOOR, CEILING), start_ping=at_once)
+
+
+def at_once(question: Callable[[], bool]) -> "Future[bool]":
+    """The ping's answer is there when it is asked for."""
+    answer: Future[bool] = Future()
+    answer.set_result(question())
+    return answer
 
 
 # -- the cadence -------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ VALUES = {
     "restartcnt": "2",
     "tres-alloc": "cpu=4,mem=1000M,node=1,billing=4,gres/gpu=2,gres/gpu:a100=2",
     "exit_code": "0:0",
+    "Nice": "0",
     "Reason": "None",
     "Name": "orc-s1",
 }
@@ -79,6 +80,7 @@ def test_a_row_tells_all_that_was_asked_for() -> None:
         signal=0,
         reason="",
         name="orc-s1",
+        nice=0,
     )
 
 

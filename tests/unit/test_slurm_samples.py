@@ -66,7 +66,7 @@ def squeue_rows(version: str) -> dict[str, queue.QueueRow]:
     for cells in squeue_cells(version):
         if "+" in cells["JobArrayID"]:
             continue  # a part of a heterogeneous job: test_parts_of_heterogeneous_jobs_are_read
-        own = {**{name: epoch(text) for name, text in cells.items()}, "restartcnt": "0"}
+        own = {**{name: epoch(text) for name, text in cells.items()}, "restartcnt": "0", "Nice": "0"}
         line = "|".join(own[field] for field in queue.FIELDS) + "|"
         (found[cells["JobArrayID"]],) = queue.parse(line)
     return found
@@ -98,7 +98,7 @@ def sacct_rows(version: str) -> dict[str, accounting.AccountRow]:
 @each_version
 def test_a_sample_is_of_the_version_that_its_folder_names(version: str) -> None:
     assert sample(version, "version").split()[-1] == version
-    assert set(queue.FIELDS) - {"restartcnt"} <= set(squeue_cells(version)[0])
+    assert set(queue.FIELDS) - {"restartcnt", "Nice"} <= set(squeue_cells(version)[0])
     assert set(accounting.FIELDS) <= set(sacct_cells(version)[0])
 
 
@@ -304,6 +304,11 @@ def fake(folder: Path, command: str, code: int, output: str, errors: str) -> Gat
     return Gate(30, {"PATH": f"{folder}:/usr/bin:/bin"})
 
 
+def system_with(gate: Gate) -> System:
+    """As much of a system as asks for an expected start."""
+    return cast(System, SimpleNamespace(gate=gate, slurm=SimpleNamespace(trouble=None)))
+
+
 @each_version
 @pytest.mark.parametrize("name", ["test_only.txt", "err_sbatch_acct.txt"])
 def test_the_start_that_test_only_expects_is_read(tmp_path: Path, version: str, name: str) -> None:
@@ -311,7 +316,7 @@ def test_the_start_that_test_only_expects_is_read(tmp_path: Path, version: str, 
     assert "--test-only" in command
     errors = sample(version, f"{name}.err")
     gate = fake(tmp_path / "bin", "sbatch", code, sample(version, name), errors)
-    found = expected(cast(System, SimpleNamespace(gate=gate)), "#!/bin/bash\n")
+    found = expected(system_with(gate), "#!/bin/bash\n")
     assert found["sbatch"] == errors.strip()
     assert time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(found["expected_start"])) in errors
 
@@ -320,7 +325,7 @@ def test_the_start_that_test_only_expects_is_read(tmp_path: Path, version: str, 
 def test_a_test_only_that_is_refused_tells_why_and_no_start(tmp_path: Path, version: str) -> None:
     errors = sample(version, "err_sbatch_gres.txt.err")
     gate = fake(tmp_path / "bin", "sbatch", 1, "", errors)
-    found = expected(cast(System, SimpleNamespace(gate=gate)), "#!/bin/bash\n")
+    found = expected(system_with(gate), "#!/bin/bash\n")
     assert found == {"expected_start": None, "sbatch": errors.strip()}
 
 

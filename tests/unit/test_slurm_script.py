@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.errors import SchedulerUnavailable
 from orchestrator.resources import Resources
 from orchestrator.slurm.gate import Gate
 from orchestrator.slurm.options import Ask, Options
@@ -218,10 +219,24 @@ def test_sbatch_is_given_the_script_and_answers_the_jobs_id(tmp_path: Path, outp
     assert (tmp_path / "argv").read_text() == f"--parsable {tmp_path}/job.sh\n"
 
 
-@pytest.mark.parametrize("output", ["", "Submitted batch job 15", "15 16", "-15", "15\n16"])
-def test_what_is_no_job_id_is_not_taken_for_one(tmp_path: Path, output: str) -> None:
-    with pytest.raises(ValueError, match="instead of a job id"):
-        submit(tmp_path, f"printf %s '{output}'")
+@pytest.mark.parametrize(
+    "output",
+    [
+        "Welcome to the cluster!\\nsee https://x.y\\n15\\n",
+        "15\\nlua: your job was put into partition gpu\\n",
+        "14\\n  15;cluster  \\r\\n\\nGood luck with 16 GPUs.\\n",
+        "15\\n\\377 is no UTF-8\\n",
+    ],
+)
+def test_what_a_wrapper_or_a_plugin_prints_besides_is_passed_over(tmp_path: Path, output: str) -> None:
+    answer = submit(tmp_path, f"printf '{output}'")
+    assert (answer, isinstance(answer, Rejection)) == ("15", False)
+
+
+@pytest.mark.parametrize("output", ["", "Submitted batch job 15", "15 16", "-15", "job\\n15 is yours"])
+def test_an_answer_without_a_job_id_is_none_for_there_may_be_a_job(tmp_path: Path, output: str) -> None:
+    with pytest.raises(SchedulerUnavailable, match="no job id: it is looked up by name"):
+        submit(tmp_path, f"printf '%b' '{output}'")
 
 
 def test_a_no_is_told_in_sbatchs_own_words(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from orchestrator.executors.base import JobHandle, Watched
-from orchestrator.executors.slurm import STRAY_AFTER, SlurmExecutor, SlurmPolicy
+from orchestrator.executors.slurm import SlurmExecutor, SlurmPolicy
+from orchestrator.executors.slurmsteer import STRAY_AFTER
 from orchestrator.slurm.poller import Cadence, Poller, Snapshot
 from orchestrator.slurm.queue import QueueRow
 
@@ -29,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def executor(tmp_path: Path) -> SlurmExecutor:
     unused: Any = None
     poller = Poller(unused, "alice", Cadence(2, 30))
-    return SlurmExecutor(tmp_path, unused, poller, unused, unused, SlurmPolicy(10, 180, 30, 30))
+    return SlurmExecutor(tmp_path, unused, poller, unused, unused, SlurmPolicy(lambda: 10, 180, 30, 30))
 
 
 def show(executor: SlurmExecutor, *rows: QueueRow) -> None:

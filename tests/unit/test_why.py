@@ -1,13 +1,15 @@
 """Why a run waits, failed or is slow: a category for programs, words for people, evidence as it was found."""
 
+import time
 from typing import Any
 
 import pytest
 
 from orchestrator.resources import parse_memory, parse_time
 from orchestrator.shapes import RunRerun
+from orchestrator.slurm.checks import Limits
 from orchestrator.states import Reason, RunStatus
-from orchestrator.why import LOG_SIGNS, Why, explain
+from orchestrator.why import LOG_SIGNS, Known, Why, explain
 
 CATEGORIES_THAT_RERUN = {"site", "preempted"}
 
@@ -31,8 +33,14 @@ def run(status: RunStatus = RunStatus.FAILED, **told: Any) -> dict[str, Any]:
     }
 
 
-def why(status: RunStatus = RunStatus.FAILED, log: str = "", trouble: str | None = None, **told: Any) -> Why:
-    found = explain(run(status, **told), log, trouble)
+def why(
+    status: RunStatus = RunStatus.FAILED,
+    log: str = "",
+    trouble: str | None = None,
+    known: Known | None = None,
+    **told: Any,
+) -> Why:
+    found = explain(run(status, **told), log, trouble, known)
     assert found.category
     assert found.summary
     assert found.action
@@ -121,6 +129,52 @@ def test_an_outage_comes_first_for_runs_of_slurm_alone() -> None:
     assert other.category == "resources"
 
 
+NOW = 1_700_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(1, "(in 1 min)"), (3900, "(in 1 h 5 min)"), (86_400 + 7200 + 60, "(in 1 d 2 h)")]
+)
+def test_when_slurm_expects_it_to_start_is_said_in_words_and_kept_as_a_number(seconds: float, words: str) -> None:
+    scheduler = WAITS | {"expected_start": NOW + seconds}
+    found = why(RunStatus.QUEUED, reason=Reason.SLURM_WAIT, scheduler=scheduler, known=Known(now=NOW))
+    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(NOW + seconds))
+    assert found.summary.endswith(f"Slurm expects it to start at {at} {words}.")
+    assert found.evidence[1]["expected_start"] == NOW + seconds
+
+
+def test_an_expectation_that_has_passed_is_not_said() -> None:
+    scheduler = WAITS | {"expected_start": NOW - 1}
+    found = why(RunStatus.QUEUED, reason=Reason.SLURM_WAIT, scheduler=scheduler, known=Known(now=NOW))
+    assert "expects" not in found.summary
+
+
+def test_a_run_with_a_begin_time_is_told_when_it_begins_and_not_to_wait_for_room() -> None:
+    scheduler = WAITS | {"reason": "BeginTime", "expected_start": NOW + 3600}
+    found = why(RunStatus.QUEUED, reason=Reason.SLURM_WAIT, scheduler=scheduler, known=Known(now=NOW))
+    assert f"It begins at {time.strftime('%Y-%m-%d %H:%M', time.localtime(NOW + 3600))} (in 1 h)." in found.summary
+    assert "room" not in found.action
+
+
+def test_a_begin_time_that_squeue_does_not_show_is_told_as_it_was_asked_for() -> None:
+    scheduler = WAITS | {"reason": "BeginTime", "expected_start": None}
+    found = why(RunStatus.QUEUED, reason=Reason.SLURM_WAIT, scheduler=scheduler, resources={"begin": "now+1hour"})
+    assert found.summary.endswith("It asked to begin at: now+1hour.")
+
+
+@pytest.mark.parametrize("reason", [Reason.SUBMIT_LIMIT, Reason.SUBMIT_FAILED])
+def test_what_sbatch_said_is_evidence_of_a_submission_that_it_did_not_take(reason: Reason) -> None:
+    words = "sbatch: error: QOSMaxSubmitJobPerUserLimit. Tried again in 5 s."
+    found = why(RunStatus.QUEUED, reason=reason, known=Known(said=words))
+    assert found.evidence[-1] == {"source": "sbatch", "says": words}
+    assert why(RunStatus.QUEUED, reason=reason, error=words).evidence[-1]["says"] == words
+    assert sources(why(RunStatus.QUEUED, reason=reason, executor="local", known=Known(said="No disk."))) == [
+        "run",
+        "executor",
+    ]
+    assert sources(why(RunStatus.QUEUED, reason=reason)) == ["run"]
+
+
 # -- failed ------------------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +214,77 @@ def test_a_run_that_reached_its_time_limit_can_ask_for_twice_the_time(
     assert (None if found.rerun is None else found.rerun["resources"]["time"]) == minutes
     if minutes is not None:
         assert parse_time(minutes) >= elapsed
+
+
+@pytest.mark.parametrize(
+    ("asked", "peak", "most", "more"),
+    [("10G", None, 16_000, "16000M"), (None, 2**33, 9_000, "9000M"), ("2G", None, 16_000, "4096M")],
+)
+def test_no_more_memory_is_asked_for_than_a_node_has(asked: str | None, peak: int | None, most: int, more: str) -> None:
+    resources = {} if asked is None else {"mem": asked}
+    limits = Limits("gpu", mem_bytes=most * 2**20)
+    for told in ({"reason": Reason.OUT_OF_MEMORY}, {"reason": Reason.SIGNAL, "log": "MemoryError"}):
+        found = why(resources=resources, peak_memory_bytes=peak, known=Known(limits), **told)
+        assert found.rerun is not None
+        assert found.rerun["resources"]["mem"] == more
+        assert ("cluster" in sources(found)) == (more != "4096M")
+
+
+@pytest.mark.parametrize(("asked", "peak"), [("16000M", None), ("20G", 10), (None, 16_000 * 2**20)])
+def test_a_run_that_had_all_the_memory_of_a_node_is_told_so(asked: str | None, peak: int | None) -> None:
+    resources = {} if asked is None else {"mem": asked}
+    limits = Limits("gpu", mem_bytes=16_000 * 2**20)
+    found = why(reason=Reason.OUT_OF_MEMORY, resources=resources, peak_memory_bytes=peak, known=Known(limits))
+    assert (found.rerun, "gives more than 16000M" in found.action) == (None, True)
+    assert {"source": "cluster", "partition": "gpu", "largest_memory": "16000M"} in found.evidence
+
+
+@pytest.mark.parametrize(("asked", "minutes"), [("1:30:00", 120), ("1:00:00", 120), (30, 60)])
+def test_no_more_time_is_asked_for_than_the_partition_gives(asked: str | int, minutes: int) -> None:
+    found = why(reason=Reason.TIMEOUT, resources={"time": asked}, known=Known(Limits("short", time_seconds=7210.0)))
+    assert found.rerun is not None
+    assert found.rerun["resources"] == {"time": minutes}
+
+
+def test_a_run_that_had_all_the_time_of_its_partition_is_told_so() -> None:
+    limits = Limits("short", time_seconds=7200.0)
+    found = why(reason=Reason.TIMEOUT, resources={"time": 120}, known=Known(limits))
+    assert (found.rerun, "short has a limit of 02:00:00" in found.action, "signal" in found.action) == (
+        None,
+        True,
+        True,
+    )
+    unasked = why(reason=Reason.TIMEOUT, started_at=100.0, ended_at=7311.0, elapsed_seconds=9e9, known=Known(limits))
+    assert unasked.rerun is None
+
+
+@pytest.mark.parametrize(
+    ("longer", "partition", "minutes"),
+    [
+        ((("day", 86_400.0), ("any", None)), "day", 240),
+        ((("half", 10_800.0), ("any", None)), "any", 240),
+        ((("half", 10_800.0),), "half", 180),
+    ],
+)
+def test_a_partition_with_more_time_is_proposed_where_its_own_has_no_more(
+    longer: tuple[tuple[str, float | None], ...], partition: str, minutes: int
+) -> None:
+    limits = Limits("short", time_seconds=7200.0, longer=longer)
+    found = why(reason=Reason.TIMEOUT, resources={"time": 120, "gpus": 1}, known=Known(limits))
+    assert found.rerun is not None
+    assert found.rerun["resources"] == {"time": minutes, "gpus": 1, "partition": partition}
+    assert f"Run it in {partition}" in found.action
+
+
+def test_what_is_asked_for_again_is_a_body_that_can_be_posted_however_much_it_was() -> None:
+    assert why(reason=Reason.OUT_OF_MEMORY, resources={"mem": "900000T"}).rerun is not None
+    assert why(reason=Reason.TIMEOUT, resources={"time": "3000-0"}).rerun is not None
+    assert why(reason=Reason.TIMEOUT, resources={"time": "3650-0"}).rerun is None
+
+
+def test_what_the_activation_said_goes_before_the_log() -> None:
+    found = why(reason=Reason.BAD_ENVIRONMENT, error="No virtualenv.", log="Permission denied")
+    assert (found.category, found.summary) == ("environment", "No virtualenv.")
 
 
 @pytest.mark.parametrize(("sign", "category"), [(sign, category) for sign, category, _, _ in LOG_SIGNS])
@@ -254,6 +379,35 @@ def test_a_run_that_goes_on_is_told_how(status: RunStatus, reason: Reason | None
     assert (found.category, sources(found)) == (category, ["run", "slurm"])
 
 
+def running(used: float | None, elapsed: float = 3600.0, **resources: Any) -> Why:
+    known = Known(cpu_seconds=used, now=NOW)
+    return why(RunStatus.RUNNING, started_at=NOW - elapsed, resources=resources, known=known)
+
+
+def test_a_running_run_that_hardly_uses_its_cpus_is_called_slow() -> None:
+    found = running(360.0, cpus=4)
+    assert (found.category, "2.5% of the time of its 4 CPU(s)" in found.summary) == ("slow", True)
+    quote = {"source": "processes", "cpu_seconds": 360.0, "seconds": 3600, "cpus": 4}
+    assert (found.evidence[-1], found.rerun) == (quote, None)
+    assert running(359.0).category == "slow"
+
+
+@pytest.mark.parametrize(
+    ("used", "elapsed", "resources"),
+    [
+        (361.0, 3600.0, {}),
+        (1440.0, 3600.0, {"cpus": 4}),
+        (0.0, 299.0, {}),
+        (None, 3600.0, {}),
+        (0.0, 3600.0, {"nodes": 2}),
+    ],
+)
+def test_a_run_that_is_busy_or_young_or_elsewhere_just_runs(
+    used: float | None, elapsed: float, resources: dict[str, Any]
+) -> None:
+    assert running(used, elapsed, **resources).category == "running"
+
+
 USED: dict[str, Any] = {"resources": {"cpus": 8}, "elapsed_seconds": 600.0, "cpu_seconds_given": 4800.0}
 
 
@@ -278,6 +432,17 @@ def test_a_run_that_left_its_cpus_idle_is_told_how_many_would_have_done() -> Non
 def test_a_run_that_used_enough_or_was_too_short_to_say_just_finished(told: dict[str, Any]) -> None:
     found = why(RunStatus.FINISHED, **(USED | told))
     assert (found.category, found.rerun) == ("finished", None)
+
+
+def test_the_cpus_that_would_have_done_can_be_shared_by_its_tasks() -> None:
+    used = {**USED, "resources": {"cpus": 8, "tasks_per_node": 4}}
+    found = why(RunStatus.FINISHED, cpu_seconds=100.0, **used)
+    assert found.rerun is not None
+    assert found.rerun["resources"]["cpus"] == 4
+    assert (
+        why(RunStatus.FINISHED, cpu_seconds=1.0, **{**USED, "resources": {"cpus": 8, "tasks_per_node": 8}}).rerun
+        is None
+    )
 
 
 def test_a_run_that_used_nothing_still_needs_one_cpu() -> None:

@@ -66,11 +66,17 @@ def _act(verb: str, words: Sequence[str], call: Call, queue: Queue) -> Answer:
             errors += _unknown(verb, text)
         for job in jobs:
             try:
-                _allow(call, job)
+                _allow(call, job, "Invalid user id" if verb in _SUSPEND_ERROR else "Access/permission denied")
                 _ACTS[verb](queue, job, call.who, call.now)
             except operations.Denied as denied:
-                errors.append(f"{denied} for job {text}")
+                errors.append(_refusal(denied, text))
     return Answer(err="".join(line + "\n" for line in errors), rc=1 if errors else 0)
+
+
+def _refusal(denied: operations.Denied, text: str) -> str:
+    """Of array tasks slurmctld names those that it refuses: ``3_0-1: …``."""
+    job, sign, tasks = text.removeprefix("JobId=").partition("_")
+    return f"{job}_{tasks.strip('[]')}: {denied}" if sign else f"{denied} for job {text}"
 
 
 def _unknown(verb: str, text: str) -> list[str]:
@@ -78,9 +84,9 @@ def _unknown(verb: str, text: str) -> list[str]:
     return [*said, f"slurm_suspend error: {operations.INVALID_ID}"] if verb in _SUSPEND_ERROR else said
 
 
-def _allow(call: Call, job: Job) -> None:
+def _allow(call: Call, job: Job, words: str) -> None:
     if call.who.uid not in {0, job.uid}:
-        raise operations.Denied("Access/permission denied")
+        raise operations.Denied(words)
 
 
 def _find(text: str, queue: Queue, *, split: bool) -> list[Job]:
@@ -112,7 +118,7 @@ def _update(words: Sequence[str], call: Call, queue: Queue) -> Answer:
     errors = []
     for job in jobs:
         try:
-            _allow(call, job)
+            _allow(call, job, "Invalid user id")
             operations.update_job(queue, job, pairs)
         except KeyError as unknown:
             name = str(unknown.args[0])
@@ -120,7 +126,7 @@ def _update(words: Sequence[str], call: Call, queue: Queue) -> Answer:
                 f"Update of this parameter is not supported: {original[name]}={pairs[name]}\nRequest aborted"
             ) from None
         except operations.Denied as denied:
-            errors.append(f"{denied} for job {job_id}\n")
+            errors.append(_refusal(denied, job_id) + "\n")
     return Answer(err="".join(errors), rc=1 if errors else 0)
 
 

@@ -24,6 +24,7 @@ from orchestrator.testing.gres import BadGres, index_text
 from orchestrator.testing.hostlist import compress_hosts
 from orchestrator.testing.launch import LAUNCH_VARIABLE
 from orchestrator.testing.model import Share
+from orchestrator.testing.supervisor import descendants
 
 OPTIONS = options_table(
     "-A/--account= -b/--begin= -c/--cpus-per-task= -C/--constraint= -D/--chdir= -e/--error= -G/--gpus= -i/--input= "
@@ -79,7 +80,7 @@ class _Running:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
         for number in (signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, lambda *_: None)  # the tasks get theirs from the job's supervisor
+            signal.signal(number, self._pass_to_all)
         for task in self.step.tasks:
             self._start(task)
         codes = self._wait()
@@ -172,6 +173,13 @@ class _Running:
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
+
+    def _pass_to_all(self, number: int, *_: object) -> None:
+        """To every process of the tasks, as slurmstepd gives out what srun hands on."""
+        for task in self.processes:
+            for pid in (task.pid, *descendants(task.pid)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def _finish(self, codes: Sequence[int]) -> None:
         sys.stderr.write(_complaints(self.step, codes))

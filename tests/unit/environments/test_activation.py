@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.environments.activation import EXIT_CODE, activation_script
+from orchestrator.environments.activation import EXIT_CODE, REFUSED, activation_script
 from orchestrator.environments.model import Environment
 from tests.support.environments import CONDA, HOOK, HOSTILE, MODULE, applied, executable, like_venv, make_venv, refused
 
@@ -49,6 +49,26 @@ def test_nothing_of_the_script_is_left_behind(work: Path) -> None:
     asked = Environment(modules=["cuda"], uv=True, setup="setup.sh")
     done = applied(asked, work, 'compgen -A function -A variable __orc; echo "${kept[a]} $also"; echo "$-"')
     assert done.stdout.splitlines()[1:] == ["1 2", "hBc"], done.stderr
+
+
+@pytest.mark.parametrize("strictness", ["", "set -euo pipefail; set -o noclobber", "set -u; unset ORC_ATTEMPT"])
+def test_a_refusal_leaves_its_words_in_the_attempts_directory_where_there_is_one(
+    work: Path, monkeypatch: pytest.MonkeyPatch, strictness: str
+) -> None:
+    attempt = work.parent / "attempts" / "2"
+    attempt.mkdir(parents=True)
+    (attempt / REFUSED).touch()
+    monkeypatch.setenv("ORC_RUN_DIR", str(work.parent))
+    monkeypatch.setenv("ORC_ATTEMPT", "2")
+    done = applied(Environment(modules=["missing"]), work, before=f"{strictness}\n{MODULE}")
+    assert refused(done, "module load missing failed")
+    assert (done.stderr.splitlines()[-1], len(done.stderr.splitlines())) == (told(done.stderr), 2)
+    assert ("module load missing" in (attempt / REFUSED).read_text()) == ("ORC_ATTEMPT" not in strictness)
+
+
+def told(errors: str) -> str:
+    """The refusal's own line of what was written on standard error."""
+    return next(line for line in errors.splitlines() if line.startswith("orc: environment: "))
 
 
 def test_the_script_may_be_read_by_a_strict_shell(work: Path) -> None:
