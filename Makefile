@@ -51,7 +51,7 @@ test: lint types imports
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not alone" --cov --cov-report=
 	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=
-	$(BIN)/coverage report --skip-covered --fail-under=85
+	$(BIN)/coverage report --skip-covered --fail-under=94
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu tests/gpu -v -s

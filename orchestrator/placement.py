@@ -73,7 +73,10 @@ _UNEXPLAINED = (
     )
     .where(_QUEUED, col(Run.submission_id).is_(None))
     .where(
-        (col(Run.reason).is_(None) & (_HERE | col(Run.held) | (col(Run.queued_at) < bindparam("settled", type_=Float))))
+        (
+            col(Run.reason).is_(None)
+            & (_HERE | _UNMET | col(Run.held) | (col(Run.queued_at) < bindparam("settled", type_=Float)))
+        )
         | ((col(Run.reason) == Reason.DEPENDENCY) & ~_UNMET)
         | ((col(Run.reason) == Reason.HELD) & ~col(Run.held))
         | (col(Run.held) & (col(Run.reason) != Reason.HELD))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from tests.support.service import InProcess, RealServer, in_process, real_server
 
 for name in [name for name in os.environ if name.startswith(("ORC_", "SLURM_", "CUDA_"))]:
     del os.environ[name]
+
+signal.signal(
+    signal.SIGHUP, signal.SIG_DFL
+)  # under nohup it is ignored, and every process of a test's would inherit it
 
 SHARED = "TESTS_SHARED_FOLDER"
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator.testing.cluster import Cluster, Node, Partition
     from orchestrator.testing.emulated import ControllerDown, EmulatedSlurm
+    from orchestrator.testing.factory import SlurmEmulator
     from orchestrator.testing.model import Job
 
-__all__ = ["Cluster", "ControllerDown", "EmulatedSlurm", "Job", "Node", "Partition"]
-_HOMES = {"EmulatedSlurm": "emulated", "ControllerDown": "emulated", "Job": "model"}
+__all__ = ["Cluster", "ControllerDown", "EmulatedSlurm", "Job", "Node", "Partition", "SlurmEmulator"]
+_HOMES = {"EmulatedSlurm": "emulated", "ControllerDown": "emulated", "Job": "model", "SlurmEmulator": "factory"}
 
 
 def __getattr__(name: str) -> object:

@@ -7,27 +7,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol, Unpack
+from typing import Unpack
 
 import pytest
 
 from orchestrator.testing.cluster import Node, Partition, Settings
 from orchestrator.testing.emulated import EmulatedSlurm
-
-TWO_NODES = (Node("n1", gres="gpu:a100:4"), Node("n2", gres="gpu:a100:4"))
-ONE_PARTITION = (Partition("normal", default=True, default_time_minutes=60),)
-
-
-class SlurmEmulator(Protocol):
-    """What the fixture ``slurm_emulator`` gives: called as ``EmulatedSlurm`` is, but for the folder."""
-
-    def __call__(
-        self,
-        nodes: Sequence[Node] = TWO_NODES,
-        partitions: Sequence[Partition] = ONE_PARTITION,
-        **settings: Unpack[Settings],
-    ) -> EmulatedSlurm:
-        """A cluster that runs until the test ends."""
+from orchestrator.testing.factory import ONE_PARTITION, TWO_NODES, SlurmEmulator
 
 
 @pytest.fixture
@@ -53,6 +39,3 @@ def emulated_slurm(slurm_emulator: SlurmEmulator, monkeypatch: pytest.MonkeyPatc
     for name, value in slurm.environment.items():
         monkeypatch.setenv(name, value)
     return slurm
-
-
-__all__ = ["SlurmEmulator", "emulated_slurm", "slurm_emulator"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.looking import mark, marks, said
+from tests.contract.looking import mark, marks, said, until_file
 from tests.support.service import Json, RealServer
 from tests.support.waiting import wait_until
 
@@ -81,3 +81,20 @@ def test_a_stop_is_not_followed_by_a_retry(orc: RealServer) -> None:
     over = orc.over(run["id"])
     assert (over["status"], over["attempt"]) == ("stopped", 1)
     assert said(orc, run["id"], "run.stopped")
+
+
+@pytest.mark.parametrize("again", ["requeued", "retried"])
+def test_a_run_with_a_snapshot_runs_the_code_it_was_submitted_with(orc: RealServer, files: Path, again: str) -> None:
+    (files / "code.txt").write_text("old\n")
+    edited, code = files.with_name(f"{files.name}-edited"), 99 if again == "requeued" else 7
+    run = orc.run(
+        f"cat code.txt; [ $ORC_ATTEMPT = 2 ] || {{ {until_file(edited)}; exit {code}; }}",
+        workdir=str(files),
+        snapshot=True,
+        retry={"max": 1, "exit_codes": [7]},
+    )
+    orc.until(run["id"], "running")
+    (files / "code.txt").write_text("new\n")
+    edited.touch()
+    over = orc.over(run["id"], 60)
+    assert (over["status"], over["attempt"], orc.log(run["id"])) == ("finished", 2, "old\n")

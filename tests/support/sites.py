@@ -5,6 +5,7 @@ Four nodes n1..n4 of 8 CPUs, 16 GB and four a100 each (n1, n2: feature ``fast``,
 licenses.
 """
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from tests.support.realslurm import ACCOUNTS, NODES, RealSlurm, missing
 from tests.support.service import RealServer, end_runs
 
 MIN_JOB_AGE = 300
+# The contract is kept by the other releases, too: TESTS_EMULATED_VERSION=26.05.5 make contract
+EMULATED_VERSION = os.environ.get("TESTS_EMULATED_VERSION", "22.05.8")
 
 
 class Slurm(Protocol):
@@ -75,7 +78,7 @@ class Slurm(Protocol):
 class Emulated:
     """The emulator, with the real cluster's layout."""
 
-    def __init__(self, folder: Path, *, accounting: bool, version: str = "22.05.8") -> None:
+    def __init__(self, folder: Path, *, accounting: bool, version: str = EMULATED_VERSION) -> None:
         self.accounting = accounting
         nodes = [
             Node(name, cpus=8, memory_mb=16000, gres="gpu:a100:4", features=("fast",) if name < "n3" else ("big",))

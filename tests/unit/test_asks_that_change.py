@@ -1,8 +1,7 @@
 """What a run asks for may change before it goes out (again): it then goes out with its like, and as it asks now."""
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +13,6 @@ from orchestrator.db import Database
 from orchestrator.executors.base import JobHandle, SubmissionSpec, Watched
 from orchestrator.gpuqueue import Turn
 from orchestrator.journal import Actor
-from orchestrator.migrate import migrate
 from orchestrator.models import Run, Submission
 from orchestrator.reconciler import Reconciler
 from orchestrator.resources import Resources
@@ -55,14 +53,6 @@ class Slurm:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """Whatever else it is asked to do, it has done nothing."""
         return lambda *_, **__: {} if name in {"cancel", "steer"} else []
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'a.db'}")
-    migrate(made)
-    yield made
-    made.close()
 
 
 def reconciler(database: Database, slurm: Slurm, bounds: Bounds | None = None) -> Reconciler:

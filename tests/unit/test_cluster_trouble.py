@@ -1,7 +1,5 @@
 """A Slurm that gives no answer: degraded at once and asked nothing for it; detected once when it is back."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +9,6 @@ from orchestrator.cluster import ClusterService
 from orchestrator.db import Database
 from orchestrator.detect import Detected
 from orchestrator.errors import SchedulerUnavailable
-from orchestrator.migrate import migrate
 from orchestrator.slurm.facts import Facts
 
 HEALTHY = Detected("slurm", "healthy", 1.0, "4 node(s).", "login", 4, 16, {"nodes": {}})
@@ -50,13 +47,10 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    db = Database(f"sqlite:///{tmp_path / 'a.db'}")
-    migrate(db)
-    made = Scene(db, monkeypatch)
+def scene(database: Database, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    made = Scene(database, monkeypatch)
     made.service.detect()
-    yield made
-    db.close()
+    return made
 
 
 def test_an_outage_is_degraded_without_a_look(scene: Scene) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,6 @@ from orchestrator.errors import Conflict, ServerRunning, StorageError, StorageFu
 from orchestrator.migrate import migrate
 from orchestrator.models import Alert, ServerLease
 from orchestrator.serverlease import Holding
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'a.db'}")
-    migrate(made)
-    yield made
-    made.close()
 
 
 def alert(name: str) -> Any:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.testing import ControllerDown, EmulatedSlurm
-from orchestrator.testing.plugin import SlurmEmulator
+from orchestrator.testing import ControllerDown, EmulatedSlurm, SlurmEmulator
 from tests.support.waiting import wait_until
 
 pytest_plugins = ["orchestrator.testing.plugin"]

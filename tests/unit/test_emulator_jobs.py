@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.testing import EmulatedSlurm, Job, Node, Partition
-from orchestrator.testing.plugin import SlurmEmulator
+from orchestrator.testing import EmulatedSlurm, Job, Node, Partition, SlurmEmulator
 from tests.support.waiting import wait_until
 
 pytest_plugins = ["orchestrator.testing.plugin"]

@@ -1,8 +1,7 @@
 """From the queue to an executor: intents without an answer are looked up until they are settled, whatever else goes
 well; refusals hold back; which runs go out together, and how many of a sweep."""
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from orchestrator.db import Database
 from orchestrator.errors import SchedulerUnavailable
 from orchestrator.executors.base import JobHandle, Refusal, SubmissionSpec
 from orchestrator.handover import Batch, Handover
-from orchestrator.migrate import migrate
 from orchestrator.models import Run, Sweep
 from orchestrator.slurmqueue import SlurmQueue
 from orchestrator.states import Reason, RunStatus
@@ -101,11 +99,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    db = Database(f"sqlite:///{tmp_path / 'a.db'}")
-    migrate(db)
-    yield Scene(db)
-    db.close()
+def scene(database: Database) -> Scene:
+    return Scene(database)
 
 
 # -- answers that did not come -----------------------------------------------------------------------------------------

@@ -1,27 +1,14 @@
 """What runs have used, summed: by UTC day, what is going on included, what nobody started left out."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from orchestrator import usage
 from orchestrator.db import Database
-from orchestrator.migrate import migrate
 from orchestrator.models import Run
 from tests.support.usage import EXPECTED_DAYS, days, ended, stored
 
 BEGAN = 7200.0  # seconds ago
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'a.db'}")
-    migrate(made)
-    yield made
-    made.close()
 
 
 def going_on(number: int = 1, **columns: Any) -> Run:
