@@ -186,6 +186,12 @@ class SlurmExecutor:
 
     def _see(self, item: Watched, fresh: Snapshot | None, ended: Any) -> Evidence | None:
         key = _key(item)
+        waits = fresh.rows.get(key) if fresh is not None else None
+        if waits is not None and waits.phase is Phase.PENDING and waits.restarts == 0:
+            # It has never begun: its directory has nothing to tell, and there may be ten thousand of these.
+            self._look.waits(item)
+            self.shown[item.run_id] = shown(waits, key[1])
+            return Evidence(item.attempt, waiting=True, scheduler=self.shown[item.run_id])
         requeued = self._look.requeued(item)
         if requeued is not None:
             return requeued

@@ -58,6 +58,10 @@ class Look:
         before = RunDir(self._runs_dir, item.run_id).attempt(item.attempt)
         return Evidence(number, claimed=True, alive=True, previous=before.exit())
 
+    def waits(self, item: Watched) -> None:
+        """squeue shows the job in its line."""
+        self._forget(item, "missing", "state")
+
     def between(self, item: Watched) -> Evidence | None:
         """Between two squeues: the directory alone. A clean end needs no second opinion."""
         number, attempt = self._attempt(item)
