@@ -10,10 +10,10 @@ from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, func, select
 
 from orchestrator import grid, ids, runs
+from orchestrator.drafts import Draft, RunChecks
 from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, move, record
 from orchestrator.models import Plan, Run, Sweep
-from orchestrator.runs import Draft, RunChecks
 from orchestrator.shapes import RunCreate, RunTerms, SweepCreate, SweepUpdate, SweepWild
 from orchestrator.states import LIVE, Move, RunStatus
 

@@ -12,6 +12,7 @@ from orchestrator.code.provenance import GitReader
 from orchestrator.code.recorder import CodeRecorder
 from orchestrator.collector import Collector
 from orchestrator.db import Database
+from orchestrator.drafts import RunChecks
 from orchestrator.executors.gpus import GpuReader, own_visible_devices
 from orchestrator.executors.leases import LeaseFolder
 from orchestrator.executors.line import LeasePolicy, Line
@@ -23,7 +24,6 @@ from orchestrator.migrate import migrate
 from orchestrator.proc import ProcessId
 from orchestrator.profiles import Profiles
 from orchestrator.reconciler import Reconciler
-from orchestrator.runs import RunChecks
 from orchestrator.serverlease import Holding
 from orchestrator.settings import SITE_FOLDER, Settings
 from orchestrator.slurm.checks import Bounds
