@@ -1,5 +1,6 @@
 """why, usage, script, profiles, env, hold, release, requeue, priority: on the command line."""
 
+import importlib.util
 import json
 import os
 import re
@@ -136,3 +137,11 @@ def test_an_emulated_slurm_after_another_has_a_server_of_its_own(tmp_path: Path)
         assert done.returncode == 0, done.stderr
     assert not (tmp_path / ".orc").exists()
     assert not list(tmp_path.glob("*.sock"))
+
+
+def test_the_doctor_says_how_slurm_is_read_and_why(tmp_path: Path) -> None:
+    out = emulated(tmp_path, f"{ORC} doctor --json", 1).stdout
+    (reads,) = [finding["words"] for finding in json.loads(out) if finding["topic"] == "slurm reads"]
+    there = importlib.util.find_spec("pyslurm") is not None
+    assert reads.startswith("squeue and sinfo are used: ")
+    assert ("pyslurm is not installed" in reads) is not there
