@@ -732,8 +732,8 @@ def end_of(number: int) -> None:
 
 
 def spawn(argv: "list[str]", env: "dict[bytes, bytes]", stdin: int, output: int) -> int:
-    """A new session with clean signals (Python ignores SIGPIPE and SIGXFSZ, nohup SIGHUP; a command inherits none)."""
-    default = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP] + list(STOPPING)
+    """A new session with clean signals (Python, nohup and a shell's & ignore some; a command inherits none)."""
+    default = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGQUIT] + list(STOPPING)
     if hasattr(os, "posix_spawn"):
         actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
         try:

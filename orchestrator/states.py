@@ -297,7 +297,11 @@ _SCHEDULER_ENDS: dict[str, tuple[Reason, str]] = {
 
 def _by_scheduler(run: RunView, end: ExitRecord | None, told: SchedulerEnd | None) -> Verdict | None:
     """Where the scheduler knows better than the exit record why a job ended. First match wins."""
-    if told is None or (end is not None and end.code == 0 and not end.stopped):
+    if told is None:
+        return None
+    # Of a job that is cancelled the command may have heard, and ended well, before job.py did.
+    cancelled = run.stop_requested and told.state == "CANCELLED"
+    if end is not None and end.code == 0 and not end.stopped and not cancelled:
         return None
     if run.stop_requested:
         return RunStatus.STOPPED, Reason.CANCELLED, None

@@ -15,9 +15,11 @@ from tests.support.service import InProcess, RealServer, in_process, real_server
 for name in [name for name in os.environ if name.startswith(("ORC_", "SLURM_", "CUDA_"))]:
     del os.environ[name]
 
-signal.signal(
-    signal.SIGHUP, signal.SIG_DFL
-)  # under nohup it is ignored, and every process of a test's would inherit it
+# nohup and a shell's & ignore some signals, and every process of a test's would inherit that.
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = "TESTS_SHARED_FOLDER"
 

@@ -68,7 +68,7 @@ class Look:
         record = attempt.exit()
         if record is not None:
             self.eager = True
-            return self._over(item, number, attempt, record, None, None) if _clean(record) else None
+            return self._over(item, number, attempt, record, None, None) if _enough(item, record) else None
         started = attempt.started()
         return None if started is None else _alive(number, started, None)
 
@@ -79,7 +79,7 @@ class Look:
         if row.state not in PROVISIONAL:
             self._forget(item, "state")
         record = attempt.exit()
-        if record is not None and _clean(record):
+        if record is not None and _enough(item, record):
             return self._over(item, number, attempt, record, None, shown)
         if row.phase is Phase.PENDING:
             return Evidence(number, waiting=True, scheduler=shown, previous=record)
@@ -102,7 +102,7 @@ class Look:
             )
             return self._over(item, number, attempt, record, told, None)
         if record is not None:
-            if _clean(record) or missing >= lag:
+            if _enough(item, record) or missing >= lag:
                 return self._over(item, number, attempt, record, None, None)
             return Evidence(number, claimed=True)
         if attempt.claim() is None:
@@ -200,8 +200,9 @@ class Look:
             self._since.pop((item.run_id, one), None)
 
 
-def _clean(record: ExitRecord) -> bool:
-    return record.code == 0 and not record.stopped and not record.timed_out
+def _enough(item: Watched, record: ExitRecord) -> bool:
+    """Whether it is a clean end, which needs no scheduler's word; while somebody stops the run, that tells more."""
+    return not item.stopping and record.code == 0 and not record.stopped and not record.timed_out
 
 
 def _alive(number: int, started: dict[str, Any], shown: dict[str, Any] | None, *, suspended: bool = False) -> Evidence:

@@ -32,7 +32,7 @@ def test_the_use_of_a_run_on_two_nodes_is_that_of_its_tasks(orc: RealServer, fil
 
 
 def test_the_use_of_a_run_is_unknown_where_a_task_was_killed(orc: RealServer) -> None:
-    command = "[ $RANK = 0 ] || kill -9 $PPID; exit 3"
+    command = "[ $RANK = 0 ] && sleep 300 || kill -9 $PPID; exit 3"
     run = orc.over(orc.run(command, resources=TWO_NODES, launch="env")["id"], 60)
     assert run["status"] == "failed"
     assert (run["cpu_seconds"], run["peak_memory_bytes"]) == (None, None)

@@ -18,6 +18,7 @@ from orchestrator.states import (
     Reason,
     RunStatus,
     RunView,
+    SchedulerEnd,
     can_move,
     decide,
 )
@@ -349,3 +350,13 @@ def test_a_refused_run_that_was_to_be_stopped_is_stopped() -> None:
 def test_a_refused_run_failed_with_the_refusals_words() -> None:
     move = decided(running(status=RunStatus.LAUNCHING), seen(alive=False, refused="no such partition"))
     assert (move.status, move.reason, move.error) == (FAILED, Reason.SUBMIT_REJECTED, "no such partition")
+
+
+def test_a_command_that_ends_well_before_job_py_hears_of_the_cancel_was_stopped_all_the_same() -> None:
+    run = running(stop_requested=True)
+    ended = ExitRecord(code=0, signal=None, ended_at=5.0)
+    move = decided(run, seen(exit=ended, ended=SchedulerEnd("CANCELLED")))
+    assert (move.status, move.reason) == (RunStatus.STOPPED, Reason.CANCELLED)
+    assert decided(run, seen(exit=ended, ended=SchedulerEnd("COMPLETED"))).status is RunStatus.FINISHED
+    unasked = decided(running(), seen(exit=ended, ended=SchedulerEnd("CANCELLED")))
+    assert unasked.status is RunStatus.FINISHED
