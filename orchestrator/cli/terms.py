@@ -131,5 +131,5 @@ def with_terms(command: Callable[..., None]) -> Callable[..., None]:
     rest = (
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, parameter in own.items() if name != "terms"
     )
-    with_options.__signature__ = inspect.Signature([*rest, *options])  # type: ignore[attr-defined]
+    with_options.__signature__ = inspect.Signature([*rest, *options])  # type: ignore[attr-defined]  # typer reads it; mypy knows none
     return with_options

@@ -101,7 +101,7 @@ class Git:
         lines = os.fsdecode(answer.out).split("\n")
         if len(lines) != 4:
             raise Trouble(f"not readable: the path of the repository at {folder!r} holds a line break")
-        found = Repository(lines[0], lines[1], os.path.join(folder, lines[2]))  # noqa: PTH118  (may be not UTF-8)
+        found = Repository(lines[0], lines[1], os.path.join(folder, lines[2]))
         _refuse_elsewhere(found, folder)
         head = _expect(ask("symbolic-ref", "-q", "HEAD", limit=65_536), 0, 1).out.rstrip(b"\n")
         # --verify without ^{commit}: no object is looked at, so none is fetched from a promisor remote.
@@ -117,7 +117,7 @@ class Git:
             environment = {
                 "GIT_DIR": folder,
                 "GIT_WORK_TREE": repository.top,
-                "GIT_OBJECT_DIRECTORY": os.path.join(repository.common_dir, "objects"),  # noqa: PTH118
+                "GIT_OBJECT_DIRECTORY": os.path.join(repository.common_dir, "objects"),
                 "GIT_CONFIG_NOSYSTEM": "1",
                 "HOME": folder,  # the user's own configuration may define drivers too; GIT_CONFIG_GLOBAL needs 2.32
                 "XDG_CONFIG_HOME": folder,
@@ -238,7 +238,7 @@ def _settings(config: dict[str, str]) -> list[str]:
     home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
     excludes = config.get("core.excludesfile") or str(home / "git" / "ignore")
     chosen = {name: config[name] for name in (f"core.{part}" for part in _SETTINGS) if name in config}
-    chosen |= {"core.excludesfile": os.path.expanduser(excludes), "core.quotepath": "false"}  # noqa: PTH111
+    chosen |= {"core.excludesfile": os.path.expanduser(excludes), "core.quotepath": "false"}
     chosen["core.bigfilethreshold"] = "32m"  # larger ones are compared by their hashes, without memory for a diff
     return [part for name, value in chosen.items() for part in ("-c", f"{name}={value}")]
 
@@ -252,7 +252,7 @@ def _fill(folder: Path, repository: Repository) -> None:
     (folder / "info").symlink_to(Path(repository.common_dir, "info"))
     for shared in Path(repository.git_dir).glob("sharedindex.*"):  # of a split index
         (folder / shared.name).symlink_to(shared)
-    with regular_file(os.path.join(repository.git_dir, "index")) as source:  # noqa: PTH118
+    with regular_file(os.path.join(repository.git_dir, "index")) as source:
         if source is None:
             return
         if os.fstat(source).st_size > INDEX_LIMIT:

@@ -57,8 +57,8 @@ def _tracked(repository: Repository, destination: str, limit_files: int, depth: 
         if not stat.S_ISDIR(entry.mode):
             found.append(entry)
             continue
-        nested = os.path.join(repository.top, os.fsdecode(entry.path))  # noqa: PTH118
-        if not os.path.lexists(os.path.join(nested, ".git")):  # noqa: PTH118
+        nested = os.path.join(repository.top, os.fsdecode(entry.path))
+        if not os.path.lexists(os.path.join(nested, ".git")):
             continue  # a submodule that nobody checked out
         within = git.find(nested)
         if within is None or within.top != nested or depth == NESTED_LIMIT:
@@ -79,10 +79,10 @@ def _walked(top: str, destination: str) -> Iterator[bytes]:
     suffixes = tuple(os.fsencode(suffix) for suffix in SKIPPED_SUFFIXES)
     for folder, folders, files in os.walk(root, onerror=give_up):
         own = os.fsencode(destination)
-        folders[:] = [name for name in folders if name not in skipped and os.path.join(folder, name) != own]  # noqa: PTH118
+        folders[:] = [name for name in folders if name not in skipped and os.path.join(folder, name) != own]
         links = [name for name in folders if Path(os.fsdecode(folder), os.fsdecode(name)).is_symlink()]
         for name in [*links, *(name for name in files if not name.endswith(suffixes))]:
-            yield os.path.relpath(os.path.join(folder, name), root)  # noqa: PTH118
+            yield os.path.relpath(os.path.join(folder, name), root)
 
 
 def _entries(top: str, names: Iterable[bytes]) -> Iterator[Entry]:
@@ -97,16 +97,16 @@ def _links_kept(top: str, entries: list[Entry]) -> list[Entry]:
     """Relative links that would lead to nothing in the copy become absolute ones to what they lead to now."""
     paths = {entry.path for entry in entries}
     for entry in entries:
-        folder = os.path.dirname(entry.path)  # noqa: PTH120
+        folder = os.path.dirname(entry.path)
         while folder and folder not in paths:
             paths.add(folder)
-            folder = os.path.dirname(folder)  # noqa: PTH120
+            folder = os.path.dirname(folder)
     return [_link_kept(os.fsencode(top), entry, paths | {b"."}) if entry.link else entry for entry in entries]
 
 
 def _link_kept(top: bytes, entry: Entry, paths: set[bytes]) -> Entry:
-    target = os.path.normpath(os.path.join(os.path.dirname(entry.path), entry.link))  # noqa: PTH118, PTH120
+    target = os.path.normpath(os.path.join(os.path.dirname(entry.path), entry.link))
     if entry.link.startswith(b"/") or target in paths:
         return entry
-    link = os.path.normpath(os.path.join(top, target))  # noqa: PTH118
+    link = os.path.normpath(os.path.join(top, target))
     return replace(entry, link=link, size=len(link))

@@ -155,7 +155,7 @@ def _refuse_too_much(code: Code, limit_bytes: int, limit_files: int) -> None:
         return
     largest = sorted(code.entries, key=lambda entry: -entry.size)[:5]
     offenders = ", ".join(f"{as_text(entry.path)} ({_human(entry.size)})" for entry in largest)
-    counts = Counter(os.path.dirname(entry.path) for entry in code.entries)  # noqa: PTH120
+    counts = Counter(os.path.dirname(entry.path) for entry in code.entries)
     fullest = ", ".join(f"{as_text(folder) or '.'} ({number} files)" for folder, number in counts.most_common(3))
     advice = "Name in .gitignore what is no code, or move it out of the repository"
     if not code.git:

@@ -41,7 +41,7 @@ class Login:
 
     def run(self, command: str, *argv: str, **environment: str) -> Answer:
         variables = {"SLURM_TIME_FORMAT": "%s", **environment}
-        call = Call(command, argv, variables, "/work", ROOT, self.now)
+        call = Call(command, argv, variables, "/jobs", ROOT, self.now)
         try:
             if command == "sacct":
                 answer = sacct.run(call, self.cluster, read_rows(self.path, 9e9))
@@ -314,7 +314,7 @@ def test_fields_that_old_releases_do_not_know(tmp_path: Path, version: str) -> N
     if version == OLD:
         assert (answer.rc, answer.err) == (1, 'sacct: error: Invalid field requested: "StdOut"\n')
     else:
-        assert answer.out == "1|/work/x-%j|0\n"
+        assert answer.out == "1|/jobs/x-%j|0\n"
 
 
 def test_no_accounting(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ WRAPPER = Path(__file__).parents[3] / "slurm_templates" / "wrapper.sh"
 
 
 def test_nothing_asked_for_is_no_text() -> None:
-    assert activation_script(Environment(), "/work") == ""
+    assert activation_script(Environment(), "/anywhere") == ""
 
 
 def test_a_workdir_must_be_absolute() -> None:
@@ -23,7 +23,7 @@ def test_a_workdir_must_be_absolute() -> None:
 
 def test_a_virtualenv_is_on_for_the_command(work: Path) -> None:
     make_venv(work / ".venv")
-    for venv in (".venv", str(work / ".venv"), "../work/.venv"):
+    for venv in (".venv", str(work / ".venv"), f"../{work.name}/.venv"):
         done = applied(Environment(venv=venv), work, "python -c 'import sys; print(sys.prefix)'; echo $VIRTUAL_ENV")
         assert done.stdout.split() == [str(work / ".venv")] * 2, done.stderr
         assert (done.returncode, done.stderr) == (0, "")
