@@ -85,6 +85,7 @@ class Run(SQLModel, table=True):
     peak_memory_bytes: int | None = Field(default=None, sa_column=Column(BigInteger))
     elapsed_seconds: float = 0.0
     gpu_seconds: float = 0.0
+    reserved_gpu_seconds: float = 0.0
     cpu_seconds_given: float = 0.0
     cpu_seconds: float | None = None
     run_dir: str | None = None
@@ -159,8 +160,29 @@ class Plan(SQLModel, table=True):
     updated_at: float = 0.0
     approved_at: float | None = None
     approved_by: str | None = None
+    bounds: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    approved_hash: str | None = None
+    amendments: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     executed_at: float | None = None
+    executed_by: str | None = None
+    sweep_id: str | None = None
     completed_at: float | None = None
+
+
+class Token(SQLModel, table=True):
+    """Who may do what. Only the token's SHA-256 is kept; names are never used again."""
+
+    __tablename__ = "tokens"
+
+    name: str = Field(primary_key=True)
+    hash: str = Field(unique=True)
+    scopes: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    require_plan: bool = False
+    created_at: float = 0.0
+    created_by: str = ""
+    rotated_at: float | None = None
+    expires_at: float | None = None
+    revoked_at: float | None = None
 
 
 class Event(SQLModel, table=True):
