@@ -10,15 +10,14 @@ from fastapi import FastAPI, Security
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from api import answers, docs
+from api import answers, docs, scopes
 from api.activity import Activity
 from api.answers import Json
 from api.deps import Sys
 from api.guard import Guard
-from api.routes import alerts, cluster, events, insight, outputs, plans, runs, sweeps
+from api.routes import alerts, cluster, events, insight, outputs, plans, runs, sweeps, tokens
 from api.signal import Commits
 from orchestrator import __version__
 from orchestrator.errors import OrcError
@@ -82,9 +81,11 @@ def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: No
     app.state.failure = None
     app.state.activity = Activity()
     answers.install(app)
-    for module in (cluster, runs, sweeps, plans, alerts, events, outputs, insight):
+    for module in (cluster, runs, sweeps, plans, alerts, events, outputs, insight, tokens):
         for route in module.router.routes:
-            _summarise(route)
+            if isinstance(route, APIRoute):
+                _summarise(route)
+                scopes.apply(module, route)
         app.include_router(module.router, dependencies=[_TOKEN, _BEARER])
     app.include_router(docs.router)
     app.add_api_route("/healthz", healthz, tags=["service"], summary="The service answers.")
@@ -92,9 +93,9 @@ def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: No
     return app
 
 
-def _summarise(route: BaseRoute) -> None:
+def _summarise(route: APIRoute) -> None:
     """In the schema, a route is called what its docstring says first."""
-    if isinstance(route, APIRoute) and route.endpoint.__doc__:
+    if route.endpoint.__doc__:
         route.summary = route.endpoint.__doc__.strip().splitlines()[0].rstrip(".")
 
 

@@ -9,23 +9,31 @@ from sqlmodel import Session
 
 from api.answers import Json, Kept, dumps
 from orchestrator import idempotency
+from orchestrator.access import Identity
 from orchestrator.errors import BadInput
 from orchestrator.journal import Actor
 from orchestrator.wiring import System
 
 
-def _system(request: Request) -> System:
+# Without a thread of its own each: that would cost more than they do.
+async def _system(request: Request) -> System:
     system: System = request.app.state.system
     return system
 
 
-def _actor(request: Request) -> Actor:
+async def _identity(request: Request) -> Identity:
     """Whose token the Guard has seen."""
-    actor: Actor = request.state.actor
-    return actor
+    identity: Identity = request.state.identity
+    return identity
+
+
+async def _actor(request: Request) -> Actor:
+    identity: Identity = request.state.identity
+    return identity.actor
 
 
 Sys = Annotated[System, Depends(_system)]
+Whose = Annotated[Identity, Depends(_identity)]
 Who = Annotated[Actor, Depends(_actor)]
 Limit = Annotated[int, Query(ge=1, le=10_000, description="At most so many.")]
 Before = Annotated[int | None, Query(ge=1, le=2**62, description="The cursor of the next page, from the Link header.")]

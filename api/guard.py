@@ -64,7 +64,7 @@ class Guard:
         bearer = headers.get("authorization", "")
         token = headers.get("x-auth-token") or (bearer[7:].strip() if bearer.lower().startswith("bearer ") else None)
         try:
-            scope.setdefault("state", {})["actor"] = system.access.actor(token)
+            scope.setdefault("state", {})["identity"] = system.access.identify(token)
         except Unauthorized as error:
             return JSONResponse({"detail": error.message}, 401, {"WWW-Authenticate": "Bearer"})
         return None

@@ -1,28 +1,92 @@
-"""Who may: tokens. Only hashes are compared, in constant time."""
+"""Who may do what: tokens and their scopes. Only hashes are kept and compared."""
 
 import hashlib
-import hmac
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from orchestrator.errors import Unauthorized
+from orchestrator.errors import Forbidden, Unauthorized
 from orchestrator.journal import Actor
+from orchestrator.models import Token
+
+# Each token may read. "plan": write plans, look at the machine; "run": make, start and stop runs; "approve": approve
+# and amend plans; "admin": all of it, tokens and the cluster's type too.
+SCOPES = ("read", "plan", "run", "approve", "admin")
+ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose request it is. ``require_plan``: its runs need an approved plan. ``expires_at``: epoch seconds."""
+
+    name: str
+    scopes: frozenset[str]
+    require_plan: bool = False
+    expires_at: float | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """How the journal names it."""
+        return Actor(f"token:{self.name}")
+
+    def may(self, scope: str) -> bool:
+        """Whether the scope is among its own."""
+        return scope == "read" or scope in self.scopes or ADMIN in self.scopes
+
+    def check(self, scope: str) -> None:
+        """Raises Forbidden where it may not."""
+        if not self.may(scope):
+            has = ", ".join(sorted({"read", *self.scopes}))
+            raise Forbidden(f"This needs the scope {scope!r}; the token {self.name!r} has {has}.")
 
 
 class Access:
-    """Knows the tokens. For now the first admin token alone."""
+    """Knows the tokens that are valid; ``tokens`` reads those of the database."""
 
-    def __init__(self, admin_token: str) -> None:
-        self._admin = _digest(admin_token)
+    def __init__(self, admin_token: str, tokens: Callable[[], Iterable[Token]]) -> None:
+        self._admin = digest(admin_token)
+        self._tokens = tokens
+        self._known: dict[str, Identity] = {}
+        self._reading = threading.Lock()
+        self.reload()
 
-    def actor(self, token: str | None) -> Actor:
-        """Whose token it is. Raises Unauthorized for none or a wrong one."""
+    def reload(self) -> None:
+        """Reads them anew, after a change."""
+        with self._reading:  # of two at once the later must not put the older rows back
+            known = {
+                row.hash: Identity(row.name, frozenset(row.scopes), row.require_plan, row.expires_at)
+                for row in self._tokens()
+                if row.revoked_at is None
+            }
+            self._known = known | {self._admin: Identity(ADMIN, frozenset({ADMIN}))}
+
+    def renew_admin(self, token: str) -> None:
+        """The first admin token is another from now on."""
+        self._admin = digest(token)
+        self.reload()
+
+    def identify(self, token: str | None) -> Identity:
+        """Whose token it is. Raises Unauthorized for none, a wrong, an expired or a revoked one.
+
+        The look-up is by a SHA-256: how long it takes tells nothing of a token.
+        """
         if not token:
             raise Unauthorized(
                 "This needs a token: send it as X-Auth-Token or as Authorization: Bearer. It is in $ORC_HOME/token."
             )
-        if not hmac.compare_digest(_digest(token), self._admin):
-            raise Unauthorized("The token is not one of this server's. It is in $ORC_HOME/token.")
-        return Actor("token:admin")
+        found = self._known.get(digest(token))
+        if found is None:
+            raise Unauthorized(
+                "The token is not one of this server's, or was revoked. The first one is in $ORC_HOME/token."
+            )
+        if found.expires_at is not None and found.expires_at <= time.time():
+            raise Unauthorized(
+                f"The token {found.name!r} has expired: `orc token rotate {found.name}` makes a new one."
+            )
+        return found
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+def digest(token: str) -> str:
+    """What is kept of a token."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()

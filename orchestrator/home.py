@@ -52,7 +52,10 @@ def ensure_token(home: Path) -> str:
             pass
         finally:
             Path(temporary).unlink()
-    return read_token(home)
+    token = read_token(home)
+    if not token_from_environment():
+        write_private(admin_header(home), header_line(token))
+    return token
 
 
 def read_token(home: Path) -> str:
@@ -60,6 +63,47 @@ def read_token(home: Path) -> str:
     if named := os.environ.get("ORC_TOKEN_FILE"):
         return Path(named).read_text().strip()
     return os.environ.get("ORC_TOKEN") or (home / "token").read_text().strip()
+
+
+def token_from_environment() -> bool:
+    """Whether the token is not home's own."""
+    return bool(os.environ.get("ORC_TOKEN_FILE") or os.environ.get("ORC_TOKEN"))
+
+
+def write_admin_token(home: Path, secret: str) -> None:
+    """Another first admin token."""
+    write_private(home / "token", secret + "\n")
+    write_private(admin_header(home), header_line(secret))
+
+
+def admin_header(home: Path) -> Path:
+    """The file that ``curl -H @FILE`` takes, for the first admin token."""
+    return home / "header"
+
+
+def header_line(secret: str) -> str:
+    """What stands in such a file."""
+    return f"X-Auth-Token: {secret}\n"
+
+
+def token_files(home: Path, name: str) -> tuple[Path, Path]:
+    """Where a token lies for whoever uses it: by itself, and as the header that ``curl -H @FILE`` takes."""
+    return home / "tokens" / name, home / "tokens" / f"{name}.header"
+
+
+def write_token_files(home: Path, name: str, secret: str) -> tuple[Path, Path]:
+    """Writes both (0600)."""
+    token, header = token_files(home, name)
+    token.parent.mkdir(mode=0o700, exist_ok=True)
+    write_private(token, secret + "\n")
+    write_private(header, header_line(secret))
+    return token, header
+
+
+def remove_token_files(home: Path, name: str) -> None:
+    """Takes both away."""
+    for path in token_files(home, name):
+        path.unlink(missing_ok=True)
 
 
 def socket_path(home: Path) -> Path:

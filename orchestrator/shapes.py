@@ -282,6 +282,25 @@ class PlanApproval(Body):
     force: bool = False
 
 
+Scope = Literal["read", "plan", "run", "approve", "admin"]
+Epoch = Annotated[float, Field(gt=0, lt=1e11)]
+
+
+class TokenCreate(Body):
+    """POST /tokens. ``expires_at``: epoch seconds, none: never. ``require_plan``: its runs need a plan that binds."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_\-]{0,63}$")]
+    scopes: list[Scope] = Field(default=["read"], max_length=5)
+    require_plan: bool = False
+    expires_at: Epoch | None = None
+
+
+class TokenRotate(Body):
+    """POST /tokens/{name}/rotate. Without ``expires_at`` it ends when the old one would have."""
+
+    expires_at: Epoch | None = None
+
+
 class ClusterDetect(Body):
     """POST /cluster/detect."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator import home as home_files
+from orchestrator import tokens
 from orchestrator.access import Access
 from orchestrator.cluster import ClusterService
 from orchestrator.code.provenance import GitReader
@@ -21,6 +22,7 @@ from orchestrator.executors.preparing import Preparer
 from orchestrator.executors.slurm import SlurmExecutor, SlurmPolicy
 from orchestrator.gpuqueue import GpuQueue
 from orchestrator.migrate import migrate
+from orchestrator.models import Token
 from orchestrator.proc import ProcessId
 from orchestrator.profiles import Profiles
 from orchestrator.reconciler import Reconciler
@@ -125,7 +127,7 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         settings,
         db,
         holding,
-        Access(token),
+        Access(token, lambda: _tokens(db)),
         cluster,
         RunChecks(settings, cluster, profiles, of_snapshots.of),
         reconciler,
@@ -138,6 +140,11 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         profiles,
         pyslurm,
     )
+
+
+def _tokens(db: Database) -> list[Token]:
+    with db.read() as session:
+        return tokens.everyone(session)
 
 
 def bounds_of(cluster: ClusterService) -> Bounds:

@@ -10,6 +10,7 @@ from orchestrator import alerts
 from orchestrator.shapes import AlertCreate, AlertResponse
 
 router = APIRouter(tags=["alerts"])
+SCOPE = "run"
 
 
 @router.post("/runs/{run_id}/alerts")

@@ -20,6 +20,7 @@ from orchestrator.states import Reason, RunStatus
 from orchestrator.wiring import bounds_of
 
 router = APIRouter(tags=["insight"])
+SCOPE = "plan"
 LOG_TAIL = 65_536
 
 

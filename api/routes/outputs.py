@@ -20,6 +20,7 @@ from orchestrator.states import RunStatus
 from orchestrator.wiring import System
 
 router = APIRouter(tags=["outputs"])
+SCOPE = "run"
 LOG_LOOK = 0.25
 FIRST_BYTES = 2**20
 

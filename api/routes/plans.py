@@ -6,10 +6,12 @@ from fastapi import APIRouter, Query, Request
 
 from api.answers import Json, page
 from api.deps import Before, Limit, OnceOnly, Sys, Who
+from api.scopes import needs
 from orchestrator import plans
 from orchestrator.shapes import PlanApproval, PlanCreate, PlanUpdate
 
 router = APIRouter(tags=["plans"])
+SCOPE = "plan"
 Status = Literal["draft", "approved", "executing", "completed", "archived"]
 
 
@@ -54,14 +56,14 @@ def delete(system: Sys, actor: Who, plan_id: str) -> Json:
     return Json({"deleted": True, "id": plan_id})
 
 
-@router.post("/plans/{plan_id}/approve")
+@router.post("/plans/{plan_id}/approve", openapi_extra=needs("approve"))
 def approve(system: Sys, actor: Who, plan_id: str, body: PlanApproval | None = None) -> Json:
     """draft → approved; 409 with the problems where the markdown has any, unless forced."""
     force = body is not None and body.force
     return Json(system.db.write(lambda session: plans.public(plans.approve(session, plan_id, actor, force=force))))
 
 
-@router.post("/plans/{plan_id}/execute")
+@router.post("/plans/{plan_id}/execute", openapi_extra=needs("run"))
 def execute(system: Sys, actor: Who, plan_id: str) -> Json:
     """approved → executing."""
     return Json(system.db.write(lambda session: plans.public(plans.execute(session, plan_id, actor))))

@@ -15,6 +15,7 @@ from orchestrator.states import RunStatus
 from orchestrator.wiring import System
 
 router = APIRouter(tags=["runs"])
+SCOPE = "run"
 
 
 def acted(message: str, run: Run) -> dict[str, object]:

@@ -18,6 +18,7 @@ from orchestrator.wiring import System
 NOT_BEGUN = (RunStatus.READY, RunStatus.QUEUED)
 
 router = APIRouter(tags=["sweeps"])
+SCOPE = "run"
 
 
 @router.post("/sweeps/wild")

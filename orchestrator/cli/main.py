@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from orchestrator.cli import emulate, gpu, insight, plans, runs, service, steering, sweeps
+from orchestrator.cli import emulate, gpu, insight, plans, runs, service, steering, sweeps, tokens
 from orchestrator.cli.common import Rest, fail
 from orchestrator.errors import OrcError
 
@@ -20,6 +20,7 @@ for module in (service, runs, sweeps, steering, insight):
 app.command("emulate-slurm")(emulate.emulate_slurm)
 app.add_typer(plans.app, name="plan")
 app.add_typer(gpu.app, name="gpu")
+app.add_typer(tokens.app, name="token")
 
 
 def main(argv: list[str] | None = None) -> None:
