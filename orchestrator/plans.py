@@ -12,7 +12,7 @@ from orchestrator import ids
 from orchestrator.errors import BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, record
 from orchestrator.models import Plan, Run, Sweep
-from orchestrator.planmarkdown import problems
+from orchestrator.planmarkdown import read
 from orchestrator.shapes import PlanCreate, PlanUpdate
 
 FOLLOWS: dict[str, tuple[str, ...]] = {
@@ -25,7 +25,7 @@ FOLLOWS: dict[str, tuple[str, ...]] = {
 
 def public(plan: Plan) -> dict[str, Any]:
     """A plan as the wire shows it, with what is wrong in its markdown."""
-    found = [problem.public() for problem in problems(plan.raw_markdown)]
+    found = [problem.public() for problem in read(plan.raw_markdown).problems]
     return plan.model_dump(exclude={"seq"}) | {"problems": found}
 
 
@@ -88,7 +88,7 @@ def approve(session: Session, plan_id: str, actor: Actor, *, force: bool) -> Pla
     """draft → approved. A plan whose markdown has problems is refused with them, unless forced."""
     plan = get(session, plan_id)
     _check(plan, "approved")
-    found = problems(plan.raw_markdown)
+    found = read(plan.raw_markdown).problems
     if found and not force:
         raise Conflict(
             f"Plan {plan.id} departs from the required structure in {len(found)} point(s). Mend them, or approve it "
