@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from orchestrator.errors import BadInput, Conflict, OrcError, Unauthorized
+from orchestrator import plans
+from orchestrator.errors import BadInput, Conflict, OrcError, OutsidePlan, Unauthorized
+from orchestrator.wiring import System
 
 log = logging.getLogger(__name__)
 UNREADABLE = "There was an error parsing the body"  # FastAPI's words for what json cannot read
@@ -71,17 +73,28 @@ def _problem(error: OrcError) -> Json:
         )
         return Json({"detail": [item]}, 422)
     body: dict[str, Any] = {"detail": error.message}
+    if isinstance(error, OutsidePlan):
+        body |= {"plan_id": error.plan_id, "diff": error.diff, "amendment": error.amendment}
     if isinstance(error, Conflict) and error.problems:
         body["problems"] = error.problems
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
     return Json(body, error.status, headers)
 
 
+def _keep(request: Request, error: OutsidePlan) -> None:
+    """So that a person can look at what was refused, and allow it."""
+    system: System = request.app.state.system
+    actor = request.state.identity.actor
+    system.db.write(lambda session: plans.refused(session, error, actor))
+
+
 def install(app: FastAPI) -> None:
     """The one place where errors become answers."""
 
     @app.exception_handler(OrcError)
-    def on_orc_error(_request: Request, error: OrcError) -> Json:
+    def on_orc_error(request: Request, error: OrcError) -> Json:
+        if isinstance(error, OutsidePlan):
+            _keep(request, error)
         return _problem(error)
 
     @app.exception_handler(RequestValidationError)

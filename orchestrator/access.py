@@ -44,9 +44,11 @@ class Identity:
 class Access:
     """Knows the tokens that are valid; ``tokens`` reads those of the database."""
 
-    def __init__(self, admin_token: str, tokens: Callable[[], Iterable[Token]]) -> None:
+    def __init__(self, admin_token: str, tokens: Callable[[], Iterable[Token]], *, require_plan: bool = False) -> None:
+        """``require_plan``: everybody's runs need an approved plan."""
         self._admin = digest(admin_token)
         self._tokens = tokens
+        self._require_plan = require_plan
         self._known: dict[str, Identity] = {}
         self._reading = threading.Lock()
         self.reload()
@@ -55,11 +57,16 @@ class Access:
         """Reads them anew, after a change."""
         with self._reading:  # of two at once the later must not put the older rows back
             known = {
-                row.hash: Identity(row.name, frozenset(row.scopes), row.require_plan, row.expires_at)
+                row.hash: Identity(
+                    row.name, frozenset(row.scopes), row.require_plan or self._require_plan, row.expires_at
+                )
                 for row in self._tokens()
                 if row.revoked_at is None
             }
-            self._known = known | {self._admin: Identity(ADMIN, frozenset({ADMIN}))}
+            self._known = known | {self._admin: Identity(ADMIN, frozenset({ADMIN}), self._require_plan)}
+
+    def _identity(self, row: Token) -> Identity:
+        return Identity(row.name, frozenset(row.scopes), row.require_plan or self._require_plan, row.expires_at)
 
     def renew_admin(self, token: str) -> None:
         """The first admin token is another from now on."""

@@ -44,11 +44,11 @@ class RunChecks:
         self._profiles = profiles
         self._code_of = code_of
 
-    def draft(self, body: RunCreate, sweep_params: dict[str, Any] | None = None) -> Draft:
+    def draft(self, body: RunCreate) -> Draft:
         """A run that can be made. Raises BadInput for what cannot be."""
         self.command(body.command, "command")
         workdir = self.workdir(body.workdir)
-        return Draft(body, self.terms(body, workdir), workdir, sweep_params)
+        return Draft(body, self.terms(body, workdir), workdir, body.sweep_params)
 
     def changes(self, body: RunUpdate) -> dict[str, Any]:
         """What a run's update changes, checked."""

@@ -5,6 +5,7 @@ OrcError
 ├── BadTransition     400  a status that cannot follow the present one
 ├── Unauthorized      401  no token, or a wrong one
 ├── Forbidden         403  the token may not
+│   └── OutsidePlan   403  the plan does not allow it: with the differences, and what would allow it
 ├── NotFound          404  no such run, sweep, plan, alert
 ├── Conflict          409  right in itself, but not together with what is there
 ├── StorageFull       507  the disk is full: nothing was stored
@@ -16,7 +17,7 @@ OrcError
 └── UntrustedServer     -  client side: what answers is not the user's own server
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class OrcError(Exception):
@@ -59,6 +60,20 @@ class Forbidden(OrcError):
     """The token may not do this."""
 
     status = 403
+
+
+class OutsidePlan(Forbidden):
+    """What was asked for departs from its plan.
+
+    ``diff``: field by field what the plan says and what was asked; ``amendment``: what allows just that, as
+    POST /plans/{id}/amendments takes it.
+    """
+
+    def __init__(self, plan_id: str, message: str, diff: Sequence[object], amendment: Mapping[str, object]) -> None:
+        super().__init__(message)
+        self.plan_id = plan_id
+        self.diff = list(diff)
+        self.amendment = dict(amendment)
 
 
 class NotFound(OrcError):

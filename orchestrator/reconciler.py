@@ -47,6 +47,7 @@ class Reconciler:
         on_trouble: Callable[[str | None], None] = lambda _: None,
         code_of: Callable[[Run], dict[str, Any] | None] = lambda _: None,
         bounds: Callable[[], Bounds] = Bounds,
+        keep_plans: Callable[[], None] = lambda: None,
     ) -> None:
         self._db = db
         self._executors = executors
@@ -56,6 +57,7 @@ class Reconciler:
         self._collector = collector
         self._on_trouble = on_trouble
         self._bounds = bounds
+        self._keep_plans = keep_plans
         self._handover = Handover(db, executors, gpus, code_of)
         self._steering = Steering(db, executors)
         self._wakeup = threading.Event()
@@ -111,6 +113,7 @@ class Reconciler:
         self._handover.recover()
         live = self._observe()
         pauses = self._start_waiting()
+        self._keep_plans()
         if any(run.stop_requested_at is not None for run in live):
             pauses.append(STOP_LOOK)
         if any(run.status == RunStatus.LAUNCHING for run in live):

@@ -11,6 +11,8 @@ from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, select
 
 from orchestrator import ids, metrics
+from orchestrator.access import Identity
+from orchestrator.admission import Admission, plan_of
 from orchestrator.drafts import Draft, RunChecks
 from orchestrator.efficiency import Used, shares
 from orchestrator.errors import BadTransition, Conflict, NotFound
@@ -120,10 +122,22 @@ def listing(session: Session, wanted: Filter) -> tuple[list[dict[str, Any]], int
     return [_shown(row) for row in rows], rows[-1].seq if rows else None
 
 
-def create(session: Session, checks: RunChecks, draft: Draft, actor: Actor) -> Run:
-    """Makes a run: ``queued`` with ``auto_start``, else ``ready``."""
-    body = draft.body
+def create(session: Session, checks: RunChecks, draft: Draft, identity: Identity) -> Run:
+    """Makes a run: ``queued`` with ``auto_start``, else ``ready``. Raises OutsidePlan for one that its plan refuses."""
+    return create_many(session, checks, [draft], identity)[0]
+
+
+def create_many(session: Session, checks: RunChecks, drafts: Iterable[Draft], identity: Identity) -> list[Run]:
+    """Makes runs; what one of them may not do, none does."""
+    admission = Admission(session, identity)
+    return [_create(session, checks, draft, identity, admission) for draft in drafts]
+
+
+def _create(session: Session, checks: RunChecks, draft: Draft, identity: Identity, admission: Admission) -> Run:
+    body, actor = draft.body, identity.actor
     sweep, plan, parents = references(session, body)
+    plan = plan or plan_of(session, identity, None, body.sweep_id)
+    admitted = admission.admit(plan, draft)
     run_id = ids.run_id()
     run = Run(
         id=run_id,
@@ -131,8 +145,7 @@ def create(session: Session, checks: RunChecks, draft: Draft, actor: Actor) -> R
         command=body.command,
         workdir=draft.workdir,
         sweep_id=body.sweep_id,
-        sweep_params=draft.sweep_params,
-        plan_id=plan.id if plan else sweep.plan_id if sweep else None,
+        plan_id=plan.id if plan else None,
         parent_run_id=body.parent_run_id,
         origin_alert_id=body.origin_alert_id,
         chat_session_id=body.chat_session_id or (sweep.chat_session_id if sweep else None),
@@ -141,6 +154,7 @@ def create(session: Session, checks: RunChecks, draft: Draft, actor: Actor) -> R
         created_at=time.time(),
         run_dir=checks.run_dir(run_id),
         avoid_gpus=[],
+        **admitted,
         **draft.terms.columns,
     )
     session.add(run)
@@ -165,10 +179,14 @@ def references(session: Session, body: RunCreate) -> tuple[Sweep | None, Plan | 
     return sweep, plan, _parents(session, body.depends_on)
 
 
-def preview(session: Session, draft: Draft) -> Run:
-    """What ``create`` would make, for ``dry_run``: nothing is stored."""
-    references(session, draft.body)
-    return Run(id="", name=draft.body.name, command=draft.body.command, workdir=draft.workdir, **draft.terms.columns)
+def preview(session: Session, draft: Draft, identity: Identity) -> Run:
+    """What ``create`` would make, for ``dry_run``: nothing is stored. Raises what ``create`` would."""
+    body = draft.body
+    _, plan, _ = references(session, body)
+    plan = plan or plan_of(session, identity, None, body.sweep_id)
+    columns = Admission(session, identity).admit(plan, draft) | draft.terms.columns
+    plan_id = plan.id if plan else None
+    return Run(id="", name=body.name, command=body.command, workdir=draft.workdir, plan_id=plan_id, **columns)
 
 
 def _reference(session: Session, table: type[Row], kind: str, row_id: str | None) -> Row | None:
@@ -188,18 +206,20 @@ def _parents(session: Session, parent_ids: Iterable[str]) -> list[Run]:
     return parents
 
 
-def update(session: Session, run_id: str, fields: dict[str, Any], actor: Actor) -> Run:
+def update(session: Session, run_id: str, fields: dict[str, Any], identity: Identity) -> Run:
     """Changes name, command or workdir (``RunChecks.changes``); what is executing keeps its command."""
     run = get(session, run_id)
     if {"command", "workdir"} & set(fields) and (RunStatus(run.status) in LIVE or run.submission_id):
         raise Conflict(f"Run {run.id} is {run.status}: its command and workdir cannot change now.")
     if {"command", "workdir"} & set(fields) and RunStatus(run.status).terminal:
         raise Conflict(f"Run {run.id} has {run.status}: rerun it with another command instead.")
-    change(session, run, actor, "run.updated", f"run:{run.id}", fields)
+    if {"command", "workdir"} & set(fields):
+        Admission(session, identity).start(run, fields)
+    change(session, run, identity.actor, "run.updated", f"run:{run.id}", fields)
     return run
 
 
-def queue(session: Session, run_id: str, actor: Actor, *, allow_queued: bool) -> Run:
+def queue(session: Session, run_id: str, identity: Identity, *, allow_queued: bool) -> Run:
     """ready → queued. ``allow_queued``: a queued run is fine as it is (/start)."""
     run = get(session, run_id)
     if allow_queued and run.status == RunStatus.QUEUED:
@@ -208,21 +228,22 @@ def queue(session: Session, run_id: str, actor: Actor, *, allow_queued: bool) ->
         raise BadTransition(f"Run {run.id} is archived: unarchive it first.")
     if run.status != RunStatus.READY:
         raise BadTransition(f"Run {run.id} is {run.status}; only a ready run can be queued.")
-    move(session, run, Move(RunStatus.QUEUED), actor)
+    Admission(session, identity).start(run)
+    move(session, run, Move(RunStatus.QUEUED), identity.actor)
     return run
 
 
-def stop(session: Session, run_id: str, actor: Actor) -> Run:
+def stop(session: Session, run_id: str, actor: Actor, why: str = "") -> Run:
     """A recorded wish: what has not been handed over stops at once, the rest when its executor has done it."""
     run = get(session, run_id)
     status = RunStatus(run.status)
     if status is not RunStatus.QUEUED and status not in LIVE:
         raise BadTransition(f"Run {run.id} is {status}; only a queued, launching or running run can be stopped.")
     if status is RunStatus.QUEUED and run.submission_id is None:
-        move(session, run, Move(RunStatus.STOPPED, Reason.CANCELLED), actor, "Stopped before it was started.")
+        move(session, run, Move(RunStatus.STOPPED, Reason.CANCELLED), actor, why or "Stopped before it was started.")
     elif run.stop_requested_at is None:
         fields = {"stop_requested_at": time.time(), "reason": str(Reason.STOPPING)}
-        change(session, run, actor, "run.stop_requested", f"run:{run.id}", fields)
+        change(session, run, actor, "run.stop_requested", f"run:{run.id}", fields, why)
     return run
 
 
@@ -304,9 +325,10 @@ def rerun_draft(checks: RunChecks, run: Run, body: RunRerun) -> Draft:
             "tags": run.tags,
             "priority": run.priority,
             "gpuwrap_config": wrap,
+            "sweep_params": None if body.command else run.sweep_params,
         }
     )
-    return checks.draft(again, run.sweep_params)
+    return checks.draft(again)
 
 
 def archive(session: Session, run_id: str, actor: Actor, *, archived: bool) -> Run:

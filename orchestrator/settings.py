@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     slurm_protected_options: list[str]
     slurm_pyslurm: bool
 
+    require_plan: bool
+
     max_command_bytes: int = Field(ge=1, le=2_000_000)
     snapshot_max_bytes: int = Field(ge=1)
     snapshot_max_files: int = Field(ge=1)

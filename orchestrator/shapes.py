@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from orchestrator.environments.model import EnvironmentAsked
-from orchestrator.resources import Container, Resources
+from orchestrator.resources import Container, Resources, TimeLimit
 
 MAX_DEPTH = 100
 LARGEST = 1_000_000_000
@@ -138,15 +138,24 @@ class RunCreate(RunTerms):
     origin_alert_id: str | None = None
     chat_session_id: str | None = None
     plan_id: str | None = None
+    sweep_params: dict[str, Any] | None = None
     depends_on: list[str] = Field(default_factory=list, max_length=1000)
     auto_start: bool = False
     dry_run: bool = False
 
 
-class SweepRunCreate(RunCreate):
-    """POST /sweeps/{id}/runs: a run of this sweep."""
+class RunsCreate(Body):
+    """POST /runs/bulk: all of them, or none."""
 
-    sweep_params: dict[str, Any] | None = None
+    runs: list[RunCreate] = Field(min_length=1, max_length=10_000)
+
+
+class RunsWait(Body):
+    """POST /runs/wait. ``timeout``: seconds; what is not over by then is told as it is."""
+
+    ids: list[str] = Field(min_length=1, max_length=10_000)
+    until: Literal["any", "all"] = "all"
+    timeout: float = Field(default=60.0, ge=0, le=3600)
 
 
 class RunUpdate(Body):
@@ -276,10 +285,64 @@ class PlanUpdate(Body):
     raw_markdown: str | None = Field(default=None, max_length=1_000_000)
 
 
+class PlanBudget(Body):
+    """What all runs of a plan together may use. ``wall_time`` in sbatch's forms, from the plan's execution on."""
+
+    gpu_hours: float | None = Field(default=None, ge=0, le=1e9)
+    runs: int | None = Field(default=None, ge=1, le=LARGEST)
+    wall_time: TimeLimit | None = None
+
+
 class PlanApproval(Body):
-    """POST /plans/{id}/approve."""
+    """POST /plans/{id}/approve. ``content_hash``: of what was looked at; a plan that has changed since is 409.
+
+    ``budget`` goes before the plan's own.
+    """
 
     force: bool = False
+    content_hash: str | None = None
+    budget: PlanBudget | None = None
+
+
+class PlanTerms(RunTerms):
+    """How a plan runs: its command (``{lr}`` stands for a value of its table), where, and on what."""
+
+    command: Command | None = None
+    workdir: str | None = None
+    parallel: int | None = Field(default=None, ge=1, le=LARGEST)
+
+
+class PlanBlock(PlanTerms):
+    """The block of a plan's markdown that says how it runs."""
+
+    budget: PlanBudget | None = None
+
+
+class PlanExecute(PlanTerms):
+    """POST /plans/{id}/execute. What is left out is taken from the plan; without any command it is only marked."""
+
+    auto_start: bool = True
+    dry_run: bool = False
+
+
+class PlanCheck(Body):
+    """POST /plans/check: how a plan's markdown is read, without saving it."""
+
+    raw_markdown: str = Field(max_length=1_000_000)
+
+
+class PlanAmendment(Body):
+    """POST /plans/{id}/amendments: more that an approved plan allows, or less of its budget.
+
+    ``command``: one more; ``parameters``: values more; ``terms``: as in a refusal's ``diff``, by name
+    ("resources.gpus"), null takes one away.
+    """
+
+    command: Command | None = None
+    parameters: dict[str, list[Any]] = Field(default_factory=dict, max_length=1000)
+    terms: dict[Short, Any] = Field(default_factory=dict, max_length=1000)
+    budget: PlanBudget | None = None
+    reason: str = Field(default="", max_length=10_000)
 
 
 Scope = Literal["read", "plan", "run", "approve", "admin"]

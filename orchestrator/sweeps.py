@@ -3,13 +3,15 @@
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, func, select
 
 from orchestrator import grid, ids, runs
+from orchestrator.access import Identity
+from orchestrator.admission import Admission
 from orchestrator.drafts import Draft, RunChecks
 from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, move, record
@@ -21,6 +23,7 @@ PUBLIC = (
     *("id", "name", "base_command", "workdir", "parameters", "created_at", "goal", "is_wild", "max_runs", "parallel"),
     *("ui_config", "creation_context", "chat_session_id", "plan_id", "created_by"),
 )
+CommandOf = Callable[[str, dict[str, Any]], str]
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-/]{0,199}")
 
 
@@ -68,6 +71,9 @@ class Progress:
         return self.total > 0 and self.count(RunStatus.FINISHED, RunStatus.FAILED, RunStatus.STOPPED) == self.total
 
 
+NONE = Progress({}, None, None)
+
+
 def status_of(stored: str, progress: Progress) -> str:
     """A sweep's status: what was set by hand where it has no runs, else what its runs tell."""
     if progress.total == 0:
@@ -91,7 +97,7 @@ def progress_of(session: Session, sweep_ids: Iterable[str]) -> dict[str, Progres
     found: dict[str, Progress] = {}
     for sweep, status, count, started, ended in rows:
         sweep_id = str(sweep)
-        before = found.get(sweep_id, Progress({}, None, None))
+        before = found.get(sweep_id, NONE)
         begins = [t for t in (before.started_at, started) if t is not None]
         ends = [t for t in (before.ended_at, ended) if t is not None]
         found[sweep_id] = Progress({**before.counts, status: count}, min(begins, default=None), max(ends, default=None))
@@ -106,7 +112,7 @@ def public(session: Session, sweeps: list[Sweep]) -> list[dict[str, Any]]:
     members = select(Run.sweep_id, Run.id).where(col(Run.sweep_id).in_(sweep_ids)).order_by(col(Run.seq))
     for sweep_id, run_id in session.exec(members):
         run_ids[str(sweep_id)].append(run_id)
-    return [_public(sweep, progress.get(sweep.id, Progress({}, None, None)), run_ids[sweep.id]) for sweep in sweeps]
+    return [_public(sweep, progress.get(sweep.id, NONE), run_ids[sweep.id]) for sweep in sweeps]
 
 
 def _public(sweep: Sweep, progress: Progress, run_ids: list[str]) -> dict[str, Any]:
@@ -185,20 +191,24 @@ def check_grid(parameters: dict[str, list[Any]], max_runs: int | None, limit: in
         )
 
 
-def draft(checks: RunChecks, body: SweepCreate, limit: int) -> SweepDraft:
-    """A sweep that can be made. Raises BadInput for what cannot be."""
+def draft(checks: RunChecks, body: SweepCreate, limit: int, command_of: CommandOf = grid.command_line) -> SweepDraft:
+    """A sweep that can be made. Raises BadInput for what cannot be.
+
+    ``command_of``: a configuration's command from the sweep's; without: its values are added as options.
+    """
     check_grid(body.parameters, body.max_runs, limit)
     checks.command(body.base_command, "base_command")
-    return SweepDraft(body, _runs(checks, body) if body.status != "draft" else [], checks.workdir(body.workdir))
+    drafts = _runs(checks, body, command_of) if body.status != "draft" else []
+    return SweepDraft(body, drafts, checks.workdir(body.workdir))
 
 
-def _runs(checks: RunChecks, body: SweepCreate) -> list[Draft]:
+def _runs(checks: RunChecks, body: SweepCreate, command_of: CommandOf = grid.command_line) -> list[Draft]:
     """A run for each configuration."""
     workdir = checks.workdir(body.workdir)
     terms = checks.terms(body, workdir)
     drafts = []
     for configuration in grid.expand(body.parameters):
-        command = grid.command_line(body.base_command, configuration)
+        command = command_of(body.base_command, configuration)
         checks.command(command, "parameters")
         name = grid.short_name(configuration) or body.name
         start = body.auto_start or body.status == "running"
@@ -219,27 +229,26 @@ def runs_of_draft(checks: RunChecks, sweep: Sweep, body: SweepUpdate, limit: int
     return _runs(checks, made)
 
 
-def create(session: Session, checks: RunChecks, made: SweepDraft, actor: Actor) -> Sweep:
+def create(session: Session, checks: RunChecks, made: SweepDraft, identity: Identity) -> Sweep:
     """A sweep and all its runs, in one transaction."""
     body = made.body
     names = ("name", "base_command", "parameters", "max_runs", "goal", "chat_session_id", "ui_config", "parallel")
     template = body.model_dump(include=set(RunTerms.model_fields), exclude_none=True, mode="json")
     sweep = _create(
         session,
-        actor,
+        identity.actor,
         **{name: getattr(body, name) for name in (*names, "creation_context", "plan_id")},
         workdir=made.workdir,
         status=body.status or "pending",
         template=template,
     )
-    _create_runs(session, checks, sweep, made.runs, actor)
+    _create_runs(session, checks, sweep, made.runs, identity)
     return sweep
 
 
-def _create_runs(session: Session, checks: RunChecks, sweep: Sweep, drafts: list[Draft], actor: Actor) -> None:
-    for run in drafts:
-        bound = run.body.model_copy(update={"sweep_id": sweep.id})
-        runs.create(session, checks, Draft(bound, run.terms, run.workdir, run.sweep_params), actor)
+def _create_runs(session: Session, checks: RunChecks, sweep: Sweep, drafts: list[Draft], identity: Identity) -> None:
+    bound = [replace(run, body=run.body.model_copy(update={"sweep_id": sweep.id})) for run in drafts]
+    runs.create_many(session, checks, bound, identity)
     session.flush()
 
 
@@ -250,7 +259,7 @@ def update(
     body: SweepUpdate,
     limit: int,
     drafts: list[Draft],
-    actor: Actor,
+    identity: Identity,
 ) -> Sweep:
     """Changes a sweep; its grid and command only while it has no runs. One that was a draft gets ``drafts``."""
     sweep = get(session, sweep_id)
@@ -264,14 +273,14 @@ def update(
         )
     if "parameters" in fields:
         check_grid(fields["parameters"], fields.get("max_runs", sweep.max_runs), limit)
-    change(session, sweep, actor, "sweep.updated", f"sweep:{sweep.id}", fields)
-    _create_runs(session, checks, sweep, drafts, actor)
+    change(session, sweep, identity.actor, "sweep.updated", f"sweep:{sweep.id}", fields)
+    _create_runs(session, checks, sweep, drafts, identity)
     return sweep
 
 
-def start(session: Session, sweep_id: str, parallel: int | None, actor: Actor) -> int:
+def start(session: Session, sweep_id: str, parallel: int | None, identity: Identity) -> int:
     """Queues every ready run; ``parallel`` of the sweep's runs are kept going until all are done."""
-    sweep = get(session, sweep_id)
+    sweep, actor = get(session, sweep_id), identity.actor
     has_runs = session.exec(select(Run.id).where(col(Run.sweep_id) == sweep.id).limit(1)).first() is not None
     if sweep.status == "draft" and not has_runs:
         raise BadTransition(f"Sweep {sweep.id} is a draft: set its status to pending first.")
@@ -280,7 +289,9 @@ def start(session: Session, sweep_id: str, parallel: int | None, actor: Actor) -
     ready = session.exec(
         select(Run).where(col(Run.sweep_id) == sweep.id, col(Run.status) == RunStatus.READY).order_by(col(Run.seq))
     ).all()
+    admission = Admission(session, identity)
     for run in ready:
+        admission.start(run)
         move(session, run, Move(RunStatus.QUEUED), actor)
     record(
         session,

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from orchestrator.environments.model import Environment
 from orchestrator.executors.base import JobHandle, Task, Watched
+from orchestrator.grid import value_text
 from orchestrator.models import Run
 from orchestrator.resources import Container, Resources
 from orchestrator.states import RunStatus, RunView
@@ -26,6 +27,7 @@ def task_of(run: Run) -> Task:
         nice=max(0, -run.priority),
         container=Container.model_validate(run.container) if run.container is not None else None,
         environment=Environment.model_validate(run.environment) if run.environment is not None else None,
+        params={name: value_text(value) for name, value in (run.sweep_params or {}).items()},
     )
 
 

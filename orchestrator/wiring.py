@@ -23,6 +23,7 @@ from orchestrator.executors.slurm import SlurmExecutor, SlurmPolicy
 from orchestrator.gpuqueue import GpuQueue
 from orchestrator.migrate import migrate
 from orchestrator.models import Token
+from orchestrator.plankeeper import PlanKeeper
 from orchestrator.proc import ProcessId
 from orchestrator.profiles import Profiles
 from orchestrator.reconciler import Reconciler
@@ -119,6 +120,7 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         cluster.degraded,
         CodeRecorder(GitReader(), code).record,
         lambda: bounds_of(cluster),
+        PlanKeeper(db).once,
     )
     # A snapshot has the last edit: what git says beside it must not be older.
     of_snapshots = CodeRecorder(GitReader(ttl=0.0), code)
@@ -127,7 +129,7 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         settings,
         db,
         holding,
-        Access(token, lambda: _tokens(db)),
+        Access(token, lambda: _tokens(db), require_plan=settings.require_plan),
         cluster,
         RunChecks(settings, cluster, profiles, of_snapshots.of),
         reconciler,

@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 
 from api.answers import Json, page
-from api.deps import Before, Limit, OnceOnly, Sys, Who
+from api.deps import Before, Limit, OnceOnly, Sys, Who, Whose
 from api.scopes import needs
-from orchestrator import plans
-from orchestrator.shapes import PlanApproval, PlanCreate, PlanUpdate
+from orchestrator import execution, plans
+from orchestrator.planning.reading import reading
+from orchestrator.shapes import PlanAmendment, PlanApproval, PlanCheck, PlanCreate, PlanExecute, PlanUpdate
 
 router = APIRouter(tags=["plans"])
 SCOPE = "plan"
@@ -18,7 +19,16 @@ Status = Literal["draft", "approved", "executing", "completed", "archived"]
 @router.post("/plans")
 def create(actor: Who, body: PlanCreate, once: OnceOnly) -> Json:
     """Saves a plan as a draft; ``problems`` tells where its markdown departs from the required structure."""
-    return once(lambda session: plans.public(plans.create(session, body, actor)))
+    reading(body.raw_markdown)  # before the writer has to: it remembers
+    return once(lambda session: plans.detail(session, plans.create(session, body, actor)))
+
+
+@router.post("/plans/check")
+def check(body: PlanCheck) -> Json:
+    """How a plan's markdown is read, and what is wrong in it; nothing is saved."""
+    found = reading(body.raw_markdown)
+    problems = [problem.public() for problem in found.problems]
+    return Json({"title": found.text.title, "sections": found.text.sections, "problems": problems})
 
 
 @router.get("/plans")
@@ -40,13 +50,14 @@ def listing(
 def show(system: Sys, plan_id: str) -> Json:
     """One plan."""
     with system.db.read() as session:
-        return Json(plans.public(plans.get(session, plan_id)))
+        return Json(plans.detail(session, plans.get(session, plan_id)))
 
 
 @router.patch("/plans/{plan_id}")
 def update(system: Sys, actor: Who, plan_id: str, body: PlanUpdate) -> Json:
     """Edits a plan; an approved one becomes a draft again."""
-    return Json(system.db.write(lambda session: plans.public(plans.update(session, plan_id, body, actor))))
+    reading(body.raw_markdown or "")
+    return Json(system.db.write(lambda session: plans.detail(session, plans.update(session, plan_id, body, actor))))
 
 
 @router.delete("/plans/{plan_id}")
@@ -58,24 +69,51 @@ def delete(system: Sys, actor: Who, plan_id: str) -> Json:
 
 @router.post("/plans/{plan_id}/approve", openapi_extra=needs("approve"))
 def approve(system: Sys, actor: Who, plan_id: str, body: PlanApproval | None = None) -> Json:
-    """draft → approved; 409 with the problems where the markdown has any, unless forced."""
-    force = body is not None and body.force
-    return Json(system.db.write(lambda session: plans.public(plans.approve(session, plan_id, actor, force=force))))
+    """draft → approved, which freezes what it allows; 409 with the problems where it has any, unless forced."""
+    asked = body or PlanApproval()
+    with system.db.read() as session:
+        plan = plans.get(session, plan_id)
+    made = plans.proposal(system.checks, plan, asked)
+    return Json(
+        system.db.write(lambda session: plans.detail(session, plans.approve(session, plan_id, made, asked, actor)))
+    )
+
+
+@router.post("/plans/{plan_id}/amendments", openapi_extra=needs("approve"))
+def amend(system: Sys, actor: Who, plan_id: str, body: PlanAmendment) -> Json:
+    """Allows more under an approved plan: the body is the ``amendment`` of a refusal, or of your own making."""
+    return Json(system.db.write(lambda session: plans.detail(session, plans.amend(session, plan_id, body, actor))))
+
+
+@router.get("/plans/{plan_id}/amendments")
+def amendments(system: Sys, plan_id: str) -> Json:
+    """What was amended, oldest first, and what would allow the run that was refused last (``refused``)."""
+    with system.db.read() as session:
+        plan = plans.get(session, plan_id)
+        return Json({"amendments": plan.amendments, "refused": plans.last_refused(session, plan.id)})
 
 
 @router.post("/plans/{plan_id}/execute", openapi_extra=needs("run"))
-def execute(system: Sys, actor: Who, plan_id: str) -> Json:
-    """approved → executing."""
-    return Json(system.db.write(lambda session: plans.public(plans.execute(session, plan_id, actor))))
+def execute(system: Sys, identity: Whose, plan_id: str, once: OnceOnly, body: PlanExecute | None = None) -> Json:
+    """approved → executing. With a command, its own or the request's, the plan's table becomes a sweep of runs."""
+    asked = body or PlanExecute()
+    with system.db.read() as session:
+        plan = plans.get(session, plan_id)
+    made = execution.draft(system.checks, plan, asked, system.settings.max_sweep_runs)
+    if asked.dry_run:
+        return Json(execution.preview(made))
+    return once(
+        lambda session: plans.detail(session, execution.execute(session, system.checks, plan_id, made, identity))
+    )
 
 
 @router.post("/plans/{plan_id}/complete")
 def complete(system: Sys, actor: Who, plan_id: str) -> Json:
     """executing → completed."""
-    return Json(system.db.write(lambda session: plans.public(plans.complete(session, plan_id, actor))))
+    return Json(system.db.write(lambda session: plans.detail(session, plans.complete(session, plan_id, actor))))
 
 
 @router.post("/plans/{plan_id}/archive")
 def archive(system: Sys, actor: Who, plan_id: str) -> Json:
     """Any status → archived."""
-    return Json(system.db.write(lambda session: plans.public(plans.archive(session, plan_id, actor))))
+    return Json(system.db.write(lambda session: plans.detail(session, plans.archive(session, plan_id, actor))))

@@ -1,21 +1,26 @@
 """Runs: made, listed, changed, moved."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
+from sqlmodel import Session
 
 from api.answers import Json, page
-from api.deps import Before, Limit, Once, OnceOnly, Sys, Who
+from api.deps import Before, Limit, Once, OnceOnly, Sys, Who, Whose
 from orchestrator import runs
-from orchestrator.journal import Actor
+from orchestrator.access import Identity
+from orchestrator.admission import filled
+from orchestrator.drafts import Draft
+from orchestrator.errors import BadInput
 from orchestrator.models import Run
 from orchestrator.preview import shown
-from orchestrator.shapes import Priority, RunCreate, RunReport, RunRerun, RunUpdate
+from orchestrator.shapes import Priority, RunCreate, RunReport, RunRerun, RunsCreate, RunTerms, RunUpdate
 from orchestrator.states import RunStatus
 from orchestrator.wiring import System
 
 router = APIRouter(tags=["runs"])
 SCOPE = "run"
+Body = TypeVar("Body", bound=RunTerms)
 
 
 def acted(message: str, run: Run) -> dict[str, object]:
@@ -24,19 +29,46 @@ def acted(message: str, run: Run) -> dict[str, object]:
 
 
 @router.post("/runs")
-def create(system: Sys, actor: Who, body: RunCreate, once: OnceOnly) -> Json:
+def create(system: Sys, identity: Whose, body: RunCreate, once: OnceOnly) -> Json:
     """Makes a run; with ``auto_start`` it is queued at once."""
-    return make_run(system, actor, body, once)
+    return make_run(system, identity, body, once)
 
 
-def make_run(system: System, actor: Actor, body: RunCreate, once: Once, params: dict[str, Any] | None = None) -> Json:
+def make_run(system: System, identity: Identity, body: RunCreate, once: Once) -> Json:
     """Makes a run, or shows what it would be."""
-    draft = system.checks.draft(body, params)
+    draft = _draft(system, identity, body)
     if body.dry_run:
         with system.db.read() as session:
-            would = runs.preview(session, draft)
+            would = runs.preview(session, draft, identity)
         return Json(runs.public(would) | {"id": None, "run_dir": None, "dry_run": True} | shown(system, would))
-    return once(lambda session: runs.public(runs.create(session, system.checks, draft, actor)))
+    return once(lambda session: runs.public(runs.create(session, system.checks, draft, identity)))
+
+
+def _draft(system: System, identity: Identity, body: RunCreate) -> Draft:
+    """The run, checked; what it leaves out is its plan's."""
+    return system.checks.draft(of_plan(system, identity, body, body.plan_id, body.sweep_id))
+
+
+def of_plan(system: System, identity: Identity, body: Body, plan_id: str | None, sweep_id: str | None) -> Body:
+    """The body with what it leaves out taken from its plan, where it has one."""
+    if plan_id is None and sweep_id is None and not identity.require_plan:
+        return body
+    with system.db.read() as session:
+        return filled(session, identity, body, plan_id, sweep_id)
+
+
+@router.post("/runs/bulk")
+def create_many(system: Sys, identity: Whose, body: RunsCreate, once: OnceOnly) -> Json:
+    """Makes many runs in one go: all of them, or none."""
+    for number, wanted in enumerate(body.runs):
+        if wanted.dry_run:
+            raise BadInput(f"runs.{number}.dry_run", "is of POST /runs alone: here nothing can be previewed.")
+    drafts = [_draft(system, identity, wanted) for wanted in body.runs]
+
+    def write(session: Session) -> list[dict[str, Any]]:
+        return [runs.public(run) for run in runs.create_many(session, system.checks, drafts, identity)]
+
+    return once(write)
 
 
 @router.get("/runs")
@@ -66,23 +98,23 @@ def show(system: Sys, run_id: str) -> Json:
 
 
 @router.put("/runs/{run_id}")
-def update(system: Sys, actor: Who, run_id: str, body: RunUpdate) -> Json:
+def update(system: Sys, identity: Whose, run_id: str, body: RunUpdate) -> Json:
     """Changes name, command, workdir."""
     fields = system.checks.changes(body)
-    return Json(system.db.write(lambda session: runs.public(runs.update(session, run_id, fields, actor))))
+    return Json(system.db.write(lambda session: runs.public(runs.update(session, run_id, fields, identity))))
 
 
 @router.post("/runs/{run_id}/queue")
-def queue(system: Sys, actor: Who, run_id: str) -> Json:
+def queue(system: Sys, identity: Whose, run_id: str) -> Json:
     """ready → queued."""
-    found = system.db.write(lambda session: runs.queue(session, run_id, actor, allow_queued=False))
+    found = system.db.write(lambda session: runs.queue(session, run_id, identity, allow_queued=False))
     return Json(acted("Run queued", found))
 
 
 @router.post("/runs/{run_id}/start")
-def start(system: Sys, actor: Who, run_id: str) -> Json:
+def start(system: Sys, identity: Whose, run_id: str) -> Json:
     """ready or queued → starts as soon as there is room."""
-    found = system.db.write(lambda session: runs.queue(session, run_id, actor, allow_queued=True))
+    found = system.db.write(lambda session: runs.queue(session, run_id, identity, allow_queued=True))
     return Json(acted("Run started", found))
 
 
@@ -120,12 +152,12 @@ def prioritise(system: Sys, actor: Who, run_id: str, body: Priority) -> Json:
 
 
 @router.post("/runs/{run_id}/rerun")
-def rerun(system: Sys, actor: Who, run_id: str, once: OnceOnly, body: RunRerun | None = None) -> Json:
+def rerun(system: Sys, identity: Whose, run_id: str, once: OnceOnly, body: RunRerun | None = None) -> Json:
     """A new run like this one."""
     with system.db.read() as session:
         source = runs.get(session, run_id)
     draft = runs.rerun_draft(system.checks, source, body or RunRerun())
-    return once(lambda session: runs.public(runs.create(session, system.checks, draft, actor)))
+    return once(lambda session: runs.public(runs.create(session, system.checks, draft, identity)))
 
 
 @router.post("/runs/{run_id}/archive")

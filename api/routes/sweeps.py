@@ -7,11 +7,11 @@ from fastapi import APIRouter, Query, Request
 from sqlmodel import Session
 
 from api.answers import Json, page
-from api.deps import Before, Limit, OnceOnly, Sys, Who
-from api.routes.runs import make_run
+from api.deps import Before, Limit, OnceOnly, Sys, Who, Whose
+from api.routes.runs import make_run, of_plan
 from orchestrator import runs, sweeps
 from orchestrator.models import Run
-from orchestrator.shapes import LARGEST, Priority, RunRerun, SweepCreate, SweepRunCreate, SweepUpdate, SweepWild
+from orchestrator.shapes import LARGEST, Priority, RunCreate, RunRerun, SweepCreate, SweepUpdate, SweepWild
 from orchestrator.states import LIVE, RunStatus
 from orchestrator.wiring import System
 
@@ -28,10 +28,11 @@ def wild(actor: Who, body: SweepWild, once: OnceOnly) -> Json:
 
 
 @router.post("/sweeps")
-def create(system: Sys, actor: Who, body: SweepCreate, once: OnceOnly) -> Json:
+def create(system: Sys, identity: Whose, body: SweepCreate, once: OnceOnly) -> Json:
     """A sweep with one run per configuration of its grid."""
-    draft = sweeps.draft(system.checks, body, system.settings.max_sweep_runs)
-    return once(lambda session: sweeps.public(session, [sweeps.create(session, system.checks, draft, actor)])[0])
+    whole = of_plan(system, identity, body, body.plan_id, None)
+    draft = sweeps.draft(system.checks, whole, system.settings.max_sweep_runs)
+    return once(lambda session: sweeps.public(session, [sweeps.create(session, system.checks, draft, identity)])[0])
 
 
 @router.get("/sweeps")
@@ -52,7 +53,7 @@ def show(system: Sys, sweep_id: str) -> Json:
 
 
 @router.put("/sweeps/{sweep_id}")
-def update(system: Sys, actor: Who, sweep_id: str, body: SweepUpdate) -> Json:
+def update(system: Sys, identity: Whose, sweep_id: str, body: SweepUpdate) -> Json:
     """Changes a sweep; its grid only while it has no runs."""
     limit = system.settings.max_sweep_runs
     if body.base_command is not None:
@@ -61,16 +62,16 @@ def update(system: Sys, actor: Who, sweep_id: str, body: SweepUpdate) -> Json:
         body = body.model_copy(update={"workdir": system.checks.workdir(body.workdir)})
     with system.db.read() as session:
         drafts = sweeps.runs_of_draft(system.checks, sweeps.get(session, sweep_id), body, limit)
-    system.db.write(lambda session: sweeps.update(session, system.checks, sweep_id, body, limit, drafts, actor))
+    system.db.write(lambda session: sweeps.update(session, system.checks, sweep_id, body, limit, drafts, identity))
     return show(system, sweep_id)
 
 
 @router.post("/sweeps/{sweep_id}/start")
 def start(
-    system: Sys, actor: Who, sweep_id: str, parallel: Annotated[int | None, Query(ge=1, le=LARGEST)] = None
+    system: Sys, identity: Whose, sweep_id: str, parallel: Annotated[int | None, Query(ge=1, le=LARGEST)] = None
 ) -> Json:
     """Queues every ready run; ``parallel`` of them are kept going until all are done."""
-    count = system.db.write(lambda session: sweeps.start(session, sweep_id, parallel, actor))
+    count = system.db.write(lambda session: sweeps.start(session, sweep_id, parallel, identity))
     return Json({"message": f"{count} run(s) queued", "sweep_id": sweep_id, "queued": count})
 
 
@@ -112,7 +113,7 @@ def _each(system: System, sweep_id: str, statuses: Iterable[RunStatus], act: Cal
 
 
 @router.post("/sweeps/{sweep_id}/rerun-failed")
-def rerun_failed(system: Sys, actor: Who, sweep_id: str, once: OnceOnly, body: RunRerun | None = None) -> Json:
+def rerun_failed(system: Sys, identity: Whose, sweep_id: str, once: OnceOnly, body: RunRerun | None = None) -> Json:
     """A new run for each failed or stopped one that nobody has run again."""
     with system.db.read() as session:
         failed = sweeps.failed_runs(session, sweep_id)
@@ -122,13 +123,12 @@ def rerun_failed(system: Sys, actor: Who, sweep_id: str, once: OnceOnly, body: R
     def create(session: Session) -> list[dict[str, Any]]:
         still = {run.id for run in sweeps.failed_runs(session, sweep_id)}  # another may have done it meanwhile
         wanted = [draft for draft in drafts if draft.body.parent_run_id in still]
-        return [runs.public(runs.create(session, system.checks, draft, actor)) for draft in wanted]
+        return [runs.public(run) for run in runs.create_many(session, system.checks, wanted, identity)]
 
     return once(create)
 
 
 @router.post("/sweeps/{sweep_id}/runs")
-def add_run(system: Sys, actor: Who, sweep_id: str, body: SweepRunCreate, once: OnceOnly) -> Json:
+def add_run(system: Sys, identity: Whose, sweep_id: str, body: RunCreate, once: OnceOnly) -> Json:
     """Makes a run in this sweep."""
-    bound = body.model_copy(update={"sweep_id": sweep_id})
-    return make_run(system, actor, bound, once, body.sweep_params)
+    return make_run(system, identity, body.model_copy(update={"sweep_id": sweep_id}), once)

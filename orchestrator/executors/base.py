@@ -32,6 +32,7 @@ class Task:
     nice: int = 0
     container: Container | None = None
     environment: Environment | None = None
+    params: Mapping[str, str] = field(default_factory=dict)
 
     def ask(self) -> Ask:
         """What decides the #SBATCH lines."""

@@ -1,6 +1,7 @@
 """What every executor writes before a task starts: the run directory, the launch file, the environment."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -68,9 +69,15 @@ class Preparer:
         for name, value in run_dir.standard_env(task.run_id, task.sweep_id, task.attempt).items():
             if name.startswith("ORC_") or name not in task.env:  # which run it is, nobody sets but we
                 env[name] = value
+        env |= {parameter_variable(name): value for name, value in task.params.items()}
         if task.hide_gpus:
             env["CUDA_VISIBLE_DEVICES"] = ""
         return env
+
+
+def parameter_variable(name: str) -> str:
+    """The variable that holds a parameter of the run's configuration: ``ORC_PARAM_TRAIN_LR`` for train/lr."""
+    return "ORC_PARAM_" + re.sub(r"[^A-Za-z0-9_]", "_", name).upper()
 
 
 def by_srun(task: Task) -> bool:

@@ -42,3 +42,18 @@ Find the learning rate that trains the small model best.
 ### 💡 Workflow Improvements
 - A script for the sweep
 """
+
+
+def bindable(
+    command: str = "echo lr={lr} seed={seed}",
+    more: str = "",
+    budget: str = "",
+    values: str = "| lr | 0.1, 0.01 | |\n| seed | 1, 2 | |",
+    runs: int = 4,
+) -> str:
+    """A plan for a machine without GPUs that says how it runs. ``more``, ``budget``: lines of its block (TOML)."""
+    block = f'```toml orc\ncommand = """{command}"""\n{more}\n' + (f"[budget]\n{budget}\n" if budget else "") + "```"
+    text = GOOD.replace("- Cluster type: local_gpu\n- GPU count: 4\n- gpuwrap: enabled", "- Cluster type: cpu_only")
+    text = text.replace("| lr | 0.001, 0.01 | the usual range |\n| seed | 1, 2, 3 | how much chance there is |", values)
+    text = text.replace("- **Runs**: 6", f"- **Runs**: {runs}")
+    return text.replace("3. Compare the runs\n", f"3. Compare the runs\n\n{block}\n")

@@ -9,6 +9,7 @@ import pytest
 from sqlmodel import Session
 
 from orchestrator import runs
+from orchestrator.access import Identity
 from orchestrator.db import Database
 from orchestrator.executors.base import JobHandle, SubmissionSpec, Watched
 from orchestrator.gpuqueue import Turn
@@ -128,7 +129,7 @@ def test_a_run_whose_priority_changed_before_it_went_out_has_that_niceness(datab
     stored(database, run("a", "100M"), run("b", "100M"), run("c", "100M", status="ready"), run("d", "100M"))
     for run_id, priority in (("b", -7), ("c", -7), ("d", 7)):
         database.write(lambda session: runs.prioritise(session, run_id, priority, Actor("me")))  # noqa: B023
-    database.write(lambda session: runs.queue(session, "c", Actor("me"), allow_queued=False))
+    database.write(lambda session: runs.queue(session, "c", Identity("me", frozenset({"admin"})), allow_queued=False))
     assert handed_over(database, 4) == [[("b", 100, 7), ("c", 100, 7)], [("d", 100, 0), ("a", 100, 0)]]
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import grid
-from orchestrator.planblocks import Document, Fence, Part
-from orchestrator.plansections import Tell, line_of
+from orchestrator.planning.document import Document, Fence, Part
+from orchestrator.planning.sections import Tell, line_of
 
 WORD = "orc"
 MAX_BLOCK = 10_000  # characters: the time of Python's TOML parser grows with the square of a key's dots

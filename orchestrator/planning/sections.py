@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from orchestrator.planblocks import Document, Item, Part, Table
-from orchestrator.planvalues import (
+from orchestrator.planning.document import Document, Item, Part, Table
+from orchestrator.planning.values import (
     PARAMETER_NAME,
     NotValues,
     checkbox,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.planmarkdown import OPTIONAL, REQUIRED, PlanText, Problem, read
+from orchestrator.planning.markdown import OPTIONAL, REQUIRED, PlanText, Problem, read
 from tests.support.plans import GOOD
 
 # As in the seed (plan-mode-planning-assistant.txt, "Required Output Format"), word for word.

@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from orchestrator import planrun, plansections
-from orchestrator.planblocks import Document, Heading, Part, TooMuch, parse
-from orchestrator.planvalues import cut, placeholder
+from orchestrator.planning import runblock
+from orchestrator.planning import sections as readers
+from orchestrator.planning.document import Document, Heading, Part, TooMuch, parse
+from orchestrator.planning.values import cut, placeholder
 
 REQUIRED = (
     "Objective",
@@ -93,18 +94,19 @@ class _Reading:
         title = self._title()
         parts = self._parts()
         self._sizes(parts.get("Parameters to Sweep"))
-        block, line = planrun.block(self.document.fences, self.tell)
+        block, line = runblock.block(self.document.fences, self.tell)
         sections: dict[str, Any] = {} if title is None else {"title": title}
-        for name, (key, reader) in plansections.READERS.items():
+        for name, (key, reader) in readers.READERS.items():
             if name in parts:
                 sections[key] = reader(self.document, parts[name], self.tell)
         parameters = sections.get("parameters", [])
         grid = {entry["name"]: entry["values"] for entry in parameters if entry["values"]}
         part = parts.get("Parameters to Sweep")
         whole = part is not None and not any(part.begin <= told.line <= part.end for told in self.problems)
-        found = planrun.Said(sections, grid if whole else {}, block or {}, line, self.document)
-        planrun.contradictions(found, parts, self.tell)
-        sections["run"] = block
+        found = runblock.Said(sections, grid if whole else {}, block or {}, line, self.document)
+        runblock.contradictions(found, parts, self.tell)
+        if block is not None:
+            sections["run"] = block
         return PlanText(title, sections, self._told(), grid, block, line)
 
     def _told(self) -> list[Problem]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.planmarkdown import PlanText, read
+from orchestrator.planning.markdown import PlanText, read
 from tests.support.plans import GOOD
 
 
@@ -78,14 +78,13 @@ def test_a_good_plan_is_read_whole() -> None:
         "risks": [{"risk": "divergence", "mitigation": "warm-up"}],
         "effort": {"runs": 6, "time": "1 h", "resources": "1 GPU each"},
         "improvements": ["A script for the sweep"],
-        "run": None,
     }
     assert found.parameters == {"lr": [0.001, 0.01], "seed": [1, 2, 3]}
     assert (found.block, found.block_line) == (None, 0)
 
 
 def test_a_section_that_is_not_there_is_not_in_what_is_read() -> None:
-    assert set(read("## 📋 Plan: x\n### Objective\ny").sections) == {"title", "objective", "run"}
+    assert set(read("## 📋 Plan: x\n### Objective\ny").sections) == {"title", "objective"}
 
 
 # -- compute setup -----------------------------------------------------------------------------------------------------

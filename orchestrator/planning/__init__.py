@@ -1,0 +1,1 @@
+"""What a plan says: its command filled in, what it allows, what came of it. Pure."""
