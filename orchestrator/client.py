@@ -28,8 +28,8 @@ from orchestrator.proc import ProcessId, host_name, listener_uid
 Json = dict[str, Any]
 TERMINAL = ("finished", "failed", "stopped")
 START_SECONDS = 30.0
-WAIT_SPACING = (0.1, 1.0)
-WAIT_LOOKS = 40
+WAIT_SECONDS = 30.0
+WAIT_RUNS = 1000
 
 
 class RequestFailed(OrcError):
@@ -190,24 +190,20 @@ class Client:
     ) -> list[Json]:
         """The runs once all are over, in the order asked; ``on_over`` is called for each as it is seen.
 
-        Raises TimeoutError after ``timeout`` seconds. A look asks for a few of them only, in turn.
+        Raises TimeoutError after ``timeout`` seconds. The server answers when one is over: nothing is polled.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        pause, longest = WAIT_SPACING
         left, done = list(dict.fromkeys(run_ids)), dict[str, Json]()
         while left:
-            for run_id in left[:WAIT_LOOKS]:
-                found = self.run(run_id)
-                left.remove(run_id)
+            rest = WAIT_SECONDS if deadline is None else deadline - time.monotonic()
+            body = {"ids": left[:WAIT_RUNS], "until": "any", "timeout": max(0.0, min(WAIT_SECONDS, rest))}
+            for found in self.request("POST", "/runs/wait", body)["runs"]:
                 if found["status"] in TERMINAL:
-                    done[run_id] = found
+                    left.remove(found["id"])
+                    done[found["id"]] = found
                     on_over(found)
-                else:
-                    left.append(run_id)
             if left and deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"not over after {timeout:g} s: {', '.join(sorted(left)[:10])}")
-            time.sleep(pause if left else 0)
-            pause = min(longest, pause * 1.3)
         return [done[run_id] for run_id in run_ids]
 
     # -- sweeps and plans ------------------------------------------------------------------------------------------

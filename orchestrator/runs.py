@@ -81,6 +81,15 @@ def many(session: Session, run_ids: Iterable[str]) -> dict[str, Run]:
     return found
 
 
+def over(session: Session, run_ids: Iterable[str]) -> dict[str, bool]:
+    """Of these runs, as far as there are any, which are over."""
+    wanted, found = list(run_ids), dict[str, bool]()
+    for start in range(0, len(wanted), AT_ONCE):
+        query = sql_select(col(Run.id), col(Run.status)).where(col(Run.id).in_(wanted[start : start + AT_ONCE]))
+        found |= {run_id: RunStatus(status).terminal for run_id, status in session.connection().execute(query)}
+    return found
+
+
 def detail(session: Session, run_id: str) -> dict[str, Any]:
     """One run with its metrics, once there are any."""
     run = get(session, run_id)

@@ -1,5 +1,6 @@
 """The client without a server: how it waits, what it says, whom it trusts."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import httpx2
 import pytest
 
-from orchestrator import client as client_module
 from orchestrator.cli.following import wait_for
 from orchestrator.client import Client, RequestFailed, start_server
 from orchestrator.errors import ServerUnreachable, UntrustedServer
@@ -22,7 +22,6 @@ def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any]
         monkeypatch.setattr(Client, "_connect", lambda *_, **__: http)
         return Client(tmp_path)
 
-    monkeypatch.setattr(client_module, "WAIT_SPACING", (0.0, 0.0))
     return made
 
 
@@ -30,11 +29,15 @@ def runs_that_end(after: dict[str, int], statuses: dict[str, str]) -> Callable[[
     """Each run is over after so many looks."""
     looks = dict.fromkeys(after, 0)
 
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        run_id = request.url.path.rsplit("/", 1)[1]
+    def shown(run_id: str) -> dict[str, str]:
         looks[run_id] += 1
-        over = looks[run_id] > after[run_id]
-        return httpx2.Response(200, json={"id": run_id, "status": statuses[run_id] if over else "running"})
+        return {"id": run_id, "status": statuses[run_id] if looks[run_id] > after[run_id] else "running"}
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        assert (request.method, request.url.path) == ("POST", "/runs/wait")
+        body = json.loads(request.content)
+        assert body["until"] == "any"
+        return httpx2.Response(200, json={"runs": [shown(run_id) for run_id in body["ids"]]})
 
     return answer
 
