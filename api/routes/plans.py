@@ -3,12 +3,14 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
+from starlette.responses import PlainTextResponse, Response
 
 from api.answers import Json, page
 from api.deps import Before, Limit, OnceOnly, Sys, Who, Whose
 from api.scopes import needs
-from orchestrator import execution, plans
+from orchestrator import execution, planreports, plans
 from orchestrator.planning.reading import reading
+from orchestrator.planning.reportmarkdown import markdown
 from orchestrator.shapes import PlanAmendment, PlanApproval, PlanCheck, PlanCreate, PlanExecute, PlanUpdate
 
 router = APIRouter(tags=["plans"])
@@ -105,6 +107,18 @@ def execute(system: Sys, identity: Whose, plan_id: str, once: OnceOnly, body: Pl
     return once(
         lambda session: plans.detail(session, execution.execute(session, system.checks, plan_id, made, identity))
     )
+
+
+@router.get("/plans/{plan_id}/report")
+def report(
+    system: Sys, plan_id: str, form: Annotated[Literal["json", "markdown"], Query(alias="format")] = "json"
+) -> Response:
+    """What came of it: results by the primary metric, criteria judged, what was used, what failed, the plan's text."""
+    with system.db.read() as session:
+        found = planreports.of_plan(session, plan_id)
+    if form == "json":
+        return Json(found)
+    return PlainTextResponse(markdown(found), media_type="text/markdown; charset=utf-8")
 
 
 @router.post("/plans/{plan_id}/complete")
