@@ -210,6 +210,16 @@ class Client:
             pause = min(longest, pause * 1.3)
         return [done[run_id] for run_id in run_ids]
 
+    # -- alerts ----------------------------------------------------------------------------------------------------
+
+    def alerts(self, **filters: Any) -> list[Json]:
+        """Alerts, newest first; ``filters`` as in GET /alerts."""
+        return list(self.request("GET", "/alerts", params=filters))
+
+    def respond(self, alert_id: str, choice: str) -> Json:
+        """Answers an alert; its ``outcome`` tells what that did."""
+        return dict(self.request("POST", f"/alerts/{alert_id}/respond", {"choice": choice}))
+
     # -- sweeps and plans ------------------------------------------------------------------------------------------
 
     def create_sweep(
