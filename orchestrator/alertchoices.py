@@ -16,16 +16,21 @@ from orchestrator.shapes import RunRerun
 LEFT = 'The alert still waits; "ignore" ends it.'
 
 
-def drafts(session: Session, checks: RunChecks, alert_id: str, choice: str) -> dict[str, Draft]:
-    """The runs that the choice makes, by the ids of those that they repeat: checked outside the writer.
+def to_repeat(session: Session, alert_id: str, choice: str) -> tuple[list[Run], RunRerun]:
+    """The runs that the choice runs again, and with what: none where it does something else."""
+    alert = alerts.get(session, alert_id)
+    body = RunRerun.model_validate((alert.proposal or AGAIN) | {"origin_alert_id": alert.id})
+    if not alert.rule or choice != RERUN or choice not in alert.choices or alert.status != "pending":
+        return [], body
+    return _not_repeated(session, alerts.standing(session, alert)), body
+
+
+def drafts(checks: RunChecks, found: list[Run], body: RunRerun) -> dict[str, Draft]:
+    """The new runs by the ids of those ``to_repeat``: checked outside the writer, and without a session.
 
     Raises Conflict for one that cannot be made any more.
     """
-    alert = alerts.get(session, alert_id)
-    if not alert.rule or choice != RERUN or choice not in alert.choices or alert.status != "pending":
-        return {}
-    body = RunRerun.model_validate((alert.proposal or AGAIN) | {"origin_alert_id": alert.id})
-    return {run.id: _draft(checks, run, body) for run in _not_repeated(session, alerts.standing(session, alert))}
+    return {run.id: _draft(checks, run, body) for run in found}
 
 
 def _draft(checks: RunChecks, run: Run, body: RunRerun) -> Draft:

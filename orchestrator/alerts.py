@@ -1,7 +1,7 @@
 """Alerts: something that wants a person's choice. Made by anybody over HTTP, and by the service's own rules."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -23,11 +23,9 @@ HIDDEN = {"seq", "key", "topic"}
 def shown(session: Session, found: Sequence[Alert]) -> list[dict[str, Any]]:
     """Alerts as the wire shows them. ``run_ids``: of one about several runs all of them."""
     joined: dict[str, list[str]] = {}
-    for start in range(0, len(found), AT_ONCE):
-        among = [alert.id for alert in found[start : start + AT_ONCE] if alert.topic is not None]
-        if among:
-            for row in session.exec(select(AlertRun).where(col(AlertRun.alert_id).in_(among))):
-                joined.setdefault(row.alert_id, []).append(row.run_id)
+    for part in _parts([alert.id for alert in found if alert.topic is not None]):
+        for row in session.exec(select(AlertRun).where(col(AlertRun.alert_id).in_(part))):
+            joined.setdefault(row.alert_id, []).append(row.run_id)
     return [_public(alert, joined.get(alert.id)) for alert in found]
 
 
@@ -122,8 +120,7 @@ def _join(session: Session, alert: Alert, items: Sequence[Raised]) -> None:
 def known(session: Session, keys: Sequence[str]) -> set[str]:
     """Those of these conditions that have had their alert."""
     found: set[str] = set()
-    for start in range(0, len(keys), AT_ONCE):
-        part = keys[start : start + AT_ONCE]
+    for part in _parts(keys):
         found |= {str(key) for key in session.exec(select(Alert.key).where(col(Alert.key).in_(part)))}
         found |= set(session.exec(select(AlertRun.key).where(col(AlertRun.key).in_(part))))
     return found
@@ -137,40 +134,55 @@ def seen_of(run: Any) -> Seen:
 
 def standing(session: Session, alert: Alert) -> list[Run]:
     """The runs that are still as the alert of a rule says: in the same attempt, not over, or still failed."""
-    rows = session.exec(select(AlertRun).where(col(AlertRun.alert_id) == alert.id)).all()
-    keys: dict[str, str | None] = {row.run_id: row.key for row in rows}
-    if not keys and alert.run_id is not None:
-        keys = {alert.run_id: alert.key}
-    found: list[Run] = []
-    wanted = sorted(keys)
-    for start in range(0, len(wanted), AT_ONCE):
-        found += session.exec(select(Run).where(col(Run.id).in_(wanted[start : start + AT_ONCE])))
+    return _standing(session, [alert])[alert.id]
+
+
+def _standing(session: Session, found: Sequence[Alert]) -> dict[str, list[Run]]:
+    """The same for several alerts, by their ids."""
+    conditions: dict[str, dict[str, str | None]] = {alert.id: {} for alert in found}
+    for part in _parts([alert.id for alert in found if alert.topic is not None]):
+        for row in session.exec(select(AlertRun).where(col(AlertRun.alert_id).in_(part))):
+            conditions[row.alert_id][row.run_id] = row.key
+    for alert in found:
+        if not conditions[alert.id] and alert.run_id is not None:
+            conditions[alert.id] = {alert.run_id: alert.key}
+    rows: dict[str, Run] = {}
+    for part in _parts(sorted({run_id for keys in conditions.values() for run_id in keys})):
+        rows |= {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(part)))}
+    return {
+        alert.id: [rows[run_id] for run_id, key in conditions[alert.id].items() if _stands(alert, rows[run_id], key)]
+        for alert in found
+    }
+
+
+def _stands(alert: Alert, run: Run, key: str | None) -> bool:
     status = _STANDING.get(alert.rule, RunStatus.RUNNING)
-    return [run for run in found if run.status == status and alertrules.key(alert.rule, seen_of(run)) == keys[run.id]]
+    return run.status == status and alertrules.key(alert.rule, seen_of(run)) == key
 
 
 _STANDING = {"failed": RunStatus.FAILED, "pending": RunStatus.QUEUED}
 
 
-def settle_moot(session: Session) -> int:
-    """Resolves the alerts of what is over: the run has ended, has started, is at another attempt. How many."""
-    moot = [alert for alert in _of_going_on(session) if not standing(session, alert)]
-    for alert in moot:
+def _parts(items: Sequence[str]) -> Iterator[Sequence[str]]:
+    """A few hundred for each query."""
+    for start in range(0, len(items), AT_ONCE):
+        yield items[start : start + AT_ONCE]
+
+
+def moot(session: Session) -> list[Alert]:
+    """The alerts of what goes on that is over: the run has ended, has started, is at another attempt."""
+    lasting = col(Alert.rule).in_(("nonfinite", "no_progress", "idle_gpu", "pending"))
+    waiting = session.exec(select(Alert).where(col(Alert.status) == "pending", lasting)).all()
+    still = _standing(session, waiting)
+    return [alert for alert in waiting if not still[alert.id]]
+
+
+def settle_moot(session: Session) -> None:
+    """Resolves the alerts of what is over."""
+    for alert in moot(session):
         words = "What it tells of is over."
         fields = {"status": "resolved", "outcome": {"moot": words}}
         change(session, alert, SERVICE, "alert.resolved", f"alert:{alert.id}", fields, words)
-    return len(moot)
-
-
-def _of_going_on(session: Session) -> list[Alert]:
-    """The alerts that wait and tell of something that goes on."""
-    lasting = col(Alert.rule).in_(("nonfinite", "no_progress", "idle_gpu", "pending"))
-    return list(session.exec(select(Alert).where(col(Alert.status) == "pending", lasting)))
-
-
-def any_moot(session: Session) -> bool:
-    """Whether ``settle_moot`` has anything to do."""
-    return any(not standing(session, alert) for alert in _of_going_on(session))
 
 
 # -- listed ------------------------------------------------------------------------------------------------------------

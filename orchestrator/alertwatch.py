@@ -103,7 +103,7 @@ class AlertWatch:
             ended = self._new_failures(session, newest) if self._thresholds.failed else []
             going_on = self._going_on(session, now)
             waiting = self._waiting(session, now) if self._thresholds.pending_seconds else []
-            moot = alerts.any_moot(session)
+            moot = alerts.moot(session)
         found = [*self._failed(ended), *going_on(), *self._pending(waiting, now)]
         with self._db.read() as session:
             told = alerts.known(session, [raised.key for raised in found])

@@ -42,7 +42,8 @@ def listing(
 def respond(system: Sys, actor: Who, alert_id: str, body: AlertResponse) -> Json:
     """Records the choice, once. Where a rule of the service made the alert, "stop" and "rerun" are carried out."""
     with system.db.read() as session:
-        drafts = alertchoices.drafts(session, system.checks, alert_id, body.choice)
+        again, terms = alertchoices.to_repeat(session, alert_id, body.choice)
+    drafts = alertchoices.drafts(system.checks, again, terms)
 
     def write(session: Session) -> dict[str, Any]:
         found = alertchoices.respond(session, system.checks, alert_id, body.choice, drafts, actor)

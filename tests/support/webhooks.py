@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -58,7 +58,7 @@ def _handler(hook: Hook) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def listening(hook: Hook) -> Iterator[Callable[[], None]]:
+def listening(hook: Hook) -> Iterator[None]:
     """The hook answers until the block ends; on the same port as before, where it had one."""
     server = ThreadingHTTPServer(("127.0.0.1", hook.port), _handler(hook))
     server.daemon_threads = True
@@ -66,7 +66,7 @@ def listening(hook: Hook) -> Iterator[Callable[[], None]]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield server.shutdown
+        yield
     finally:
         hook.release.set()
         server.shutdown()
