@@ -57,7 +57,7 @@ def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: No
         commits.attach()
         system.db.writer.on_commit(commits.notify)
         redetect = Redetection(system)
-        system.reconciler.start()
+        system.start()
         redetect.start()
         try:
             yield

@@ -206,6 +206,16 @@ class Client:
                 raise TimeoutError(f"not over after {timeout:g} s: {', '.join(sorted(left)[:10])}")
         return [done[run_id] for run_id in run_ids]
 
+    # -- alerts ----------------------------------------------------------------------------------------------------
+
+    def alerts(self, **filters: Any) -> list[Json]:
+        """Alerts, newest first; ``filters`` as in GET /alerts."""
+        return list(self.request("GET", "/alerts", params=filters))
+
+    def respond(self, alert_id: str, choice: str) -> Json:
+        """Answers an alert; its ``outcome`` tells what that did."""
+        return dict(self.request("POST", f"/alerts/{alert_id}/respond", {"choice": choice}))
+
     # -- sweeps and plans ------------------------------------------------------------------------------------------
 
     def create_sweep(

@@ -78,13 +78,17 @@ class Database:
 
 
 class Writer:
-    """The one thread that writes. ``fence`` runs first in every transaction and may refuse it."""
+    """The one thread that writes. ``fence`` runs first in every transaction and may refuse it.
+
+    ``info``: what the sessions of all transactions carry (``session.info``).
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._queue: queue.SimpleQueue[tuple[Write[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._listeners: list[Callable[[], None]] = []
         self.fence: Callable[[Session], None] | None = None
+        self.info: dict[Any, Any] = {}
         self.commits = 0
         self._thread = threading.Thread(target=self._run, name="db-writer", daemon=True)
         self._thread.start()
@@ -149,7 +153,7 @@ class Writer:
 
     def _transaction(self, functions: list[Write[Any]]) -> list[tuple[Any, Exception | None]]:
         outcomes: list[tuple[Any, Exception | None]] = []
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+        with Session(self._engine, expire_on_commit=False, info=self.info) as session, session.begin():
             if self.fence is not None:
                 self.fence(session)
             for function in functions:

@@ -21,8 +21,9 @@ from orchestrator.executors.gpus import GpuReader, own_visible_devices
 from orchestrator.executors.leases import LeaseFolder
 from orchestrator.filesystems import is_network, kind_of
 from orchestrator.migrate import revisions
+from orchestrator.notifying import INSTALL, apprise_installed, targets_of
 from orchestrator.rundir import free_bytes
-from orchestrator.settings import Settings, provenance
+from orchestrator.settings import SECRET, Settings, provenance
 from orchestrator.slurm.facts import version_of
 from orchestrator.slurm.gate import Gate
 from orchestrator.slurm.pyslurmreads import PyslurmReads
@@ -50,7 +51,7 @@ class Finding:
 def examine(settings: Settings) -> list[Finding]:
     """Everything, in the order in which one would ask."""
     found = [Finding("orc", "ok", f"{__version__}, Python {platform.python_version()} ({sys.executable})")]
-    for part in (_home, _server, _database, _runs_dir, _gpu_leases, _machine, _extras, _settings):
+    for part in (_home, _server, _database, _runs_dir, _gpu_leases, _machine, _extras, _alerts, _settings):
         try:
             found += part(settings)
         except (OrcError, OSError) as error:
@@ -188,9 +189,21 @@ def _extras(_settings_in_force: Settings) -> Iterator[Finding]:
         yield Finding(module, "ok" if there else "note", f"{'installed' if there else 'not installed'} ({use})")
 
 
+def _alerts(settings: Settings) -> Iterator[Finding]:
+    if settings.notify_apprise and not apprise_installed():
+        words = f"notify_apprise names targets and apprise is not installed, so they get nothing: {INSTALL}"
+        yield Finding("apprise", "error", words)
+    count = len(targets_of(settings))
+    words = (
+        f"{count} target(s) get those of severity {settings.notify_severity} and above" if count else "nobody is told"
+    )
+    yield Finding("alerts", "ok" if count else "note", f"{words} (notify_webhooks, notify_apprise)")
+
+
 def _settings(settings: Settings) -> Iterator[Finding]:
     for name, (value, origin) in provenance(settings).items():
-        shown = "***" if name == "database_url" and "@" in str(value) else value
+        hidden = (name == "database_url" and "@" in str(value)) or (name in SECRET and value)
+        shown = f"*** ({len(value)})" if hidden and isinstance(value, list) else "***" if hidden else value
         yield Finding(f"setting {name}", "ok", f"{shown} — {origin}")
     given = sorted(name for name in os.environ if name.startswith("ORC_") and name not in {"ORC_TOKEN"})
     yield Finding("environment", "ok", ", ".join(given) or "no ORC_ variables")

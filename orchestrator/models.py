@@ -231,22 +231,62 @@ class MetricSource(SQLModel, table=True):
 
 
 class Alert(SQLModel, table=True):
-    """Something that wants a person's choice."""
+    """Something that wants a person's choice.
+
+    ``rule``: which of the service's rules made it ("": somebody did); ``key``: of one condition there is one alert;
+    ``topic``: what alerts have in common that may become one; ``proposal``: a body for POST /runs/{id}/rerun.
+    """
 
     __tablename__ = "alerts"
 
     seq: int | None = Field(default=None, sa_column=Column(BigId, primary_key=True, autoincrement=True))
     id: str = Field(unique=True, index=True)
-    run_id: str = Field(index=True)
+    run_id: str | None = Field(default=None, index=True)
+    plan_id: str | None = Field(default=None, index=True)
+    rule: str = ""
+    key: str | None = Field(default=None, unique=True, index=True)
+    topic: str | None = Field(default=None, index=True)
     timestamp: float
     severity: str = "warning"
     message: str = Field(sa_column=Column(Text, nullable=False))
     choices: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    proposal: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     status: str = "pending"
     response: str | None = None
     responded_at: float | None = None
+    outcome: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     session_id: str | None = None
     auto_session: bool = False
+
+
+class AlertRun(SQLModel, table=True):
+    """A run of an alert about several. ``key``: the condition that it is in, which has no alert of its own."""
+
+    __tablename__ = "alert_runs"
+
+    key: str = Field(primary_key=True)
+    alert_id: str = Field(index=True)
+    run_id: str
+
+
+class OutboxMessage(SQLModel, table=True):
+    """Word of an alert, for one target. ``next_at``: when it is tried (again), None: no more.
+
+    ``channel`` names the target without telling its address, which may hold a secret.
+    """
+
+    __tablename__ = "outbox"
+
+    seq: int | None = Field(default=None, sa_column=Column(BigId, primary_key=True, autoincrement=True))
+    id: str = Field(unique=True, index=True)
+    alert_id: str = Field(index=True)
+    channel: str
+    payload: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    created_at: float = 0.0
+    attempts: int = 0
+    next_at: float | None = Field(default=None, index=True)
+    delivered_at: float | None = None
+    error: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class Cluster(SQLModel, table=True):

@@ -3,18 +3,20 @@
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, select
 
-from orchestrator import admission, attempts, plans, runs, sweeps
+from orchestrator import admission, alerts, attempts, plans, runs, sweeps
 from orchestrator.admission import OPEN, TERMINAL
+from orchestrator.alertrules import Budget as What
+from orchestrator.alertrules import Raised, budget_alert
 from orchestrator.db import Database
 from orchestrator.journal import SERVICE
 from orchestrator.models import Plan, Run
-from orchestrator.planning.bounds import Budget
 from orchestrator.planning.reading import reading
 from orchestrator.states import LIVE, RunStatus
 
@@ -24,8 +26,10 @@ LOOK = 1.0  # seconds between two looks: as much as a budget can be exceeded by,
 class PlanKeeper:
     """Looks at the plans that are open, now and then. Remembers nothing but when."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, warn_at: float) -> None:
+        """``warn_at``: the share of a budget from which on there is an alert; 0: none."""
         self._db = db
+        self._warn_at = warn_at
         self._looked = 0.0
 
     def once(self) -> None:
@@ -37,15 +41,26 @@ class PlanKeeper:
         with self._db.read() as session:
             found = session.exec(select(Plan).where(col(Plan.status).in_(OPEN))).all()
             done = [plan.id for plan in found if plan.status == "executing" and _done(session, plan)]
-            spent = {plan.id: words for plan in found if (words := _used_up(session, plan)) and _going(session, plan)}
-        if done or spent:
-            self._db.write(lambda session: _settle(session, done, spent))
+            uses = [use for plan in found if _going(session, plan) for use in _uses(session, plan)]
+            news = self._news(session, uses)
+        spent = {use.plan_id: use.words() for use in uses if use.used >= use.limit and use.used > 0}
+        if done or spent or news:
+            self._db.write(lambda session: _settle(session, done, spent, news))
+
+    def _news(self, session: Session, uses: Sequence["Use"]) -> list[Raised]:
+        """The alerts that there have not been yet."""
+        found = [budget_alert(use.plan_id, use.title, use.what, use.used, use.limit, self._warn_at) for use in uses]
+        raised = [alert for alert in found if alert is not None]
+        known = alerts.known(session, [alert.key for alert in raised])
+        return [alert for alert in raised if alert.key not in known]
 
 
-def _settle(session: Session, done: Sequence[str], spent: dict[str, str]) -> None:
+def _settle(session: Session, done: Sequence[str], spent: dict[str, str], news: Sequence[Raised]) -> None:
     for plan_id in done:
         if plans.get(session, plan_id).status == "executing":
             plans.complete(session, plan_id, SERVICE)
+    for alert in news:
+        alerts.raise_alert(session, alert)
     for plan_id, words in spent.items():
         for run_id in session.exec(select(Run.id).where(*_stoppable(plan_id))).all():
             runs.stop(session, run_id, SERVICE, words)
@@ -89,20 +104,35 @@ def _key(values: Sequence[Any]) -> str:
 # -- used up ---------------------------------------------------------------------------------------------------------
 
 
-def _used_up(session: Session, plan: Plan) -> str:
-    """Why its runs are to end; "" while there is something left."""
+@dataclass(frozen=True)
+class Use:
+    """How much of one of a plan's budgets is used: GPU-hours, or seconds of its time."""
+
+    plan_id: str
+    title: str
+    what: What
+    used: float
+    limit: float
+
+    def words(self) -> str:
+        """Why its runs are to end."""
+        if self.what == "gpu_hours":
+            return f"The budget of its plan {self.plan_id} is used up: {self.used:.2f} of {self.limit:g} GPU-hours."
+        return f"The time of its plan {self.plan_id} is over: {self.used:.0f} of {self.limit:.0f} seconds."
+
+
+def _uses(session: Session, plan: Plan) -> Iterator[Use]:
+    """Of each budget that it has. Runs are counted when they are made: that budget cannot run out later."""
     bounds = admission.bounds_of(plan)
-    if bounds is None or bounds.budget == Budget():
-        return ""
-    spent, now = admission.spent(session, plan.id), time.time()
-    if bounds.budget.gpu_hours is not None:
+    if bounds is None or (bounds.budget.gpu_hours is None and bounds.budget.wall_seconds is None):
+        return
+    spent, now, budget = admission.spent(session, plan.id), time.time(), bounds.budget
+    if budget.gpu_hours is not None:
         hours = (spent.gpu_seconds + _going_on(session, plan.id, now)) / 3600
-        if hours >= bounds.budget.gpu_hours and hours > 0:
-            return f"The budget of its plan {plan.id} is used up: {hours:.2f} of {bounds.budget.gpu_hours:g} GPU-hours."
-    elapsed = admission.wall_seconds(plan, spent.first, now)
-    if bounds.budget.wall_seconds is not None and elapsed >= bounds.budget.wall_seconds:
-        return f"The time of its plan {plan.id} is over: {elapsed:.0f} of {bounds.budget.wall_seconds:.0f} seconds."
-    return ""
+        yield Use(plan.id, plan.title, "gpu_hours", hours, budget.gpu_hours)
+    if budget.wall_seconds is not None:
+        elapsed = admission.wall_seconds(plan, spent.first, now)
+        yield Use(plan.id, plan.title, "wall_time", elapsed, budget.wall_seconds)
 
 
 def _going_on(session: Session, plan_id: str, now: float) -> float:

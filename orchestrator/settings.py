@@ -20,12 +20,13 @@ from orchestrator import home as home_files
 from orchestrator.data import shipped
 
 SITE_FOLDER = Path("/etc/orc")
+SECRET = frozenset({"notify_webhooks", "notify_apprise", "notify_secret"})  # never shown; addresses may hold secrets
 
 
 class Settings(BaseSettings):
     """Everything that can be set. Times in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="ORC_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="ORC_", extra="forbid", frozen=True, hide_input_in_errors=True)
 
     home: Path = Field(default_factory=home_files.default_home)
     database_url: str = ""
@@ -57,6 +58,18 @@ class Settings(BaseSettings):
     slurm_pyslurm: bool
 
     require_plan: bool
+    alert_look_seconds: float = Field(ge=0.05, le=3600)
+    alert_failed: bool
+    alert_nonfinite: bool
+    alert_no_progress_seconds: float = Field(ge=0)
+    alert_pending_seconds: float = Field(ge=0)
+    alert_idle_gpu_percent: float = Field(ge=0, le=100)
+    alert_idle_gpu_seconds: float = Field(ge=0)
+    alert_budget_share: float = Field(ge=0, le=1)
+    notify_webhooks: list[str] = Field(repr=False)
+    notify_apprise: list[str] = Field(repr=False)
+    notify_secret: str = Field(repr=False)
+    notify_severity: Literal["info", "warning", "critical"]
 
     max_command_bytes: int = Field(ge=1, le=2_000_000)
     snapshot_max_bytes: int = Field(ge=1)

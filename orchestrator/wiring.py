@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from orchestrator import home as home_files
 from orchestrator import tokens
 from orchestrator.access import Access
+from orchestrator.alertrules import Thresholds
+from orchestrator.alertwatch import AlertWatch
 from orchestrator.cluster import ClusterService
 from orchestrator.code.provenance import GitReader
 from orchestrator.code.recorder import CodeRecorder
 from orchestrator.collector import Collector
+from orchestrator.courier import Courier
 from orchestrator.db import Database
 from orchestrator.drafts import RunChecks
 from orchestrator.executors.gpus import GpuReader, own_visible_devices
@@ -20,11 +23,14 @@ from orchestrator.executors.line import LeasePolicy, Line
 from orchestrator.executors.local import LocalExecutor
 from orchestrator.executors.preparing import Preparer
 from orchestrator.executors.slurm import SlurmExecutor, SlurmPolicy
+from orchestrator.explaining import Explainer
 from orchestrator.gpuqueue import GpuQueue
 from orchestrator.migrate import migrate
 from orchestrator.models import Token
+from orchestrator.notifying import targets_of
+from orchestrator.outbox import Recipients
 from orchestrator.plankeeper import PlanKeeper
-from orchestrator.proc import ProcessId
+from orchestrator.proc import ProcessId, host_name
 from orchestrator.profiles import Profiles
 from orchestrator.reconciler import Reconciler
 from orchestrator.serverlease import Holding
@@ -59,9 +65,20 @@ class System:
     preparer: Preparer
     profiles: Profiles
     pyslurm: PyslurmReads
+    explainer: Explainer
+    alertwatch: AlertWatch
+    courier: Courier
+
+    def start(self) -> None:
+        """Begins the loop, and what looks for alerts and tells of them."""
+        self.reconciler.start()
+        self.alertwatch.start()
+        self.courier.start()
 
     def close(self) -> None:
         """Ends the loop, lets the database go. Runs go on."""
+        self.alertwatch.close()
+        self.courier.close()
         self.reconciler.close()
         self.watch.close()
         self.reader.close()
@@ -72,6 +89,7 @@ class System:
 
 def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -> System:
     """The whole system over one database. Raises ServerRunning when another server serves it."""
+    targets = targets_of(settings)
     token = home_files.ensure_token(settings.home)
     settings.runs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     db = Database(settings.database_url)
@@ -120,11 +138,19 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         cluster.degraded,
         CodeRecorder(GitReader(), code).record,
         lambda: bounds_of(cluster),
-        PlanKeeper(db).once,
+        PlanKeeper(db, settings.alert_budget_share).once,
     )
     # A snapshot has the last edit: what git says beside it must not be older.
     of_snapshots = CodeRecorder(GitReader(ttl=0.0), code)
+    explainer = Explainer(settings.runs_dir, lambda: slurm.trouble, lambda: bounds_of(cluster))
+    thresholds = thresholds_of(settings)
+    alertwatch = AlertWatch(
+        db, settings.runs_dir, thresholds, explainer, lambda: slurm.shown, reader, settings.alert_look_seconds
+    )
+    courier = Courier(db, targets)
+    db.writer.info[Recipients] = Recipients(tuple(targets), settings.notify_severity, host_name())
     db.writer.on_commit(wake)
+    db.writer.on_commit(courier.wake)
     return System(
         settings,
         db,
@@ -141,6 +167,21 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         preparer,
         profiles,
         pyslurm,
+        explainer,
+        alertwatch,
+        courier,
+    )
+
+
+def thresholds_of(settings: Settings) -> Thresholds:
+    """From when on there are alerts."""
+    return Thresholds(
+        settings.alert_failed,
+        settings.alert_nonfinite,
+        settings.alert_no_progress_seconds,
+        settings.alert_pending_seconds,
+        settings.alert_idle_gpu_percent,
+        settings.alert_idle_gpu_seconds,
     )
 
 

@@ -1,12 +1,13 @@
 """Alerts."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
+from sqlmodel import Session
 
-from api.answers import Json
-from api.deps import Limit, OnceOnly, Sys, Who
-from orchestrator import alerts
+from api.answers import Json, page
+from api.deps import Before, Limit, OnceOnly, Sys, Who, Whose
+from orchestrator import alertchoices, alerts
 from orchestrator.shapes import AlertCreate, AlertResponse
 
 router = APIRouter(tags=["alerts"])
@@ -21,18 +22,32 @@ def create(actor: Who, run_id: str, body: AlertCreate, once: OnceOnly) -> Json:
 
 @router.get("/alerts")
 def listing(
+    request: Request,
     system: Sys,
     limit: Limit = 100,
+    before: Before = None,
     status: Annotated[Literal["pending", "resolved"] | None, Query()] = None,
     run_id: str | None = None,
+    plan_id: str | None = None,
+    rule: Annotated[str | None, Query(description="The rule that made it; empty: somebody did.")] = None,
+    severity: Annotated[Literal["info", "warning", "critical"] | None, Query()] = None,
 ) -> Json:
     """Alerts, newest first."""
+    wanted = alerts.Filter(status, run_id, plan_id, rule, severity, before, limit)
     with system.db.read() as session:
-        return Json([alerts.public(alert) for alert in alerts.listing(session, limit, status, run_id)])
+        found = alerts.listing(session, wanted)
+        return page(request, alerts.shown(session, found), limit, found[-1].seq if found else None)
 
 
 @router.post("/alerts/{alert_id}/respond")
-def respond(system: Sys, actor: Who, alert_id: str, body: AlertResponse) -> Json:
-    """Records the choice, once."""
-    found = system.db.write(lambda session: alerts.respond(session, alert_id, body.choice, actor))
-    return Json({"message": "Response recorded", **alerts.public(found)})
+def respond(system: Sys, identity: Whose, alert_id: str, body: AlertResponse) -> Json:
+    """Records the choice, once. Where a rule of the service made the alert, "stop" and "rerun" are carried out."""
+    with system.db.read() as session:
+        again, terms = alertchoices.to_repeat(session, alert_id, body.choice)
+    drafts = alertchoices.drafts(system.checks, again, terms)
+
+    def write(session: Session) -> dict[str, Any]:
+        found = alertchoices.respond(session, system.checks, alert_id, body.choice, drafts, identity)
+        return alerts.shown(session, [found])[0]
+
+    return Json({"message": "Response recorded", **system.db.write(write)})

@@ -1,6 +1,5 @@
 """What is to be known of runs and the machine: why, usage, scripts, environments, profiles, counters."""
 
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,19 +8,14 @@ from starlette.responses import PlainTextResponse
 
 from api.answers import Json
 from api.deps import Sys
-from orchestrator import counters, events, runs, usage, why
+from orchestrator import counters, events, runs, usage
 from orchestrator.environments.detection import detect
 from orchestrator.preview import shown
-from orchestrator.proc import cpu_seconds, host_name
-from orchestrator.rundir import AttemptDir, RunDir
 from orchestrator.shapes import EnvironmentDetect
-from orchestrator.slurm.checks import Limits
-from orchestrator.states import Reason, RunStatus
-from orchestrator.wiring import bounds_of
+from orchestrator.states import Reason
 
 router = APIRouter(tags=["insight"])
 SCOPE = "plan"
-LOG_TAIL = 65_536
 
 
 @router.get("/runs/{run_id}/why")
@@ -31,19 +25,8 @@ def explain(system: Sys, run_id: str) -> Json:
         found = runs.live(runs.public(runs.get(session, run_id)), system.slurm.shown)
         refused = found["reason"] in {Reason.SUBMIT_LIMIT, Reason.SUBMIT_FAILED}
         words = events.last_words(session, f"run:{run_id}", "run.requeued") if refused else None
-    attempt = RunDir(system.settings.runs_dir, run_id).attempt(found["attempt"])
-    failed_there = found["status"] == RunStatus.FAILED and found["executor"] == "slurm"
-    limits = bounds_of(system.cluster).of(found["resources"]) if failed_there else Limits()
-    cpu_seconds = _cpu_so_far(attempt) if found["status"] == RunStatus.RUNNING else None
-    known = why.Known(limits, words, cpu_seconds, time.time())
-    said = why.explain(found, attempt.log_tail(LOG_TAIL), system.slurm.trouble, known)
+    said = system.explainer.why(found, words)
     return Json({"run_id": run_id, "status": found["status"], **said.public()})
-
-
-def _cpu_so_far(attempt: AttemptDir) -> float | None:
-    """CPU time of an attempt's processes, where all of them are on this machine."""
-    claim = attempt.claim()
-    return None if claim is None or claim.host != host_name() else cpu_seconds(claim.process)
 
 
 @router.get("/runs/{run_id}/script")

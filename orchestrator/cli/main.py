@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from orchestrator.cli import emulate, gpu, insight, plans, runs, service, steering, sweeps, tokens
+from orchestrator.cli import alerts, emulate, gpu, insight, plans, runs, service, steering, sweeps, tokens
 from orchestrator.cli.common import Rest, fail
 from orchestrator.errors import OrcError
 
@@ -15,10 +15,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (service, runs, sweeps, steering, insight):
+for module in (service, runs, sweeps, steering, insight, alerts):
     app.registered_commands += module.app.registered_commands
 app.command("emulate-slurm")(emulate.emulate_slurm)
 app.add_typer(plans.app, name="plan")
+app.add_typer(alerts.one, name="alert")
 app.add_typer(gpu.app, name="gpu")
 app.add_typer(tokens.app, name="token")
 

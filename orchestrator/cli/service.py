@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
@@ -99,6 +100,8 @@ def tick() -> None:
     try:
         system.cluster.detect()
         system.reconciler.once()
+        system.alertwatch.look(time.time())
+        system.courier.once()
         counts = system.cluster.public()["run_summary"]
     finally:
         system.close()

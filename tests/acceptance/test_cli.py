@@ -269,3 +269,29 @@ def test_a_reader_that_goes_away_is_no_crash(orc: Orc) -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_alerts_are_listed_and_answered(orc: Orc) -> None:
+    orc.environment |= {"ORC_ALERT_LOOK_SECONDS": "0.1"}
+    run_id = orc("run", "exit 3").stdout.strip()
+    wait_until(lambda: orc.json("alerts", "--rule", "failed"), "the alert")
+    (alert,) = orc.json("alerts", "--run", run_id)
+    shown = orc("alerts").stdout
+    assert alert["id"] in shown
+    assert "ignore, rerun" in shown
+    refused = orc("alert", "respond", alert["id"], "stop")
+    assert (refused.returncode, "'rerun'" in refused.stderr) == (2, True)
+    new = orc("alert", "respond", alert["id"], "rerun").stdout.strip()
+    assert orc.json("show", new)["parent_run_id"] == run_id
+    assert alert["id"] not in orc("alerts").stdout
+    assert "rerun" in orc("alerts", "--all").stdout
+
+
+def test_tick_raises_alerts_without_a_server(orc: Orc) -> None:
+    orc.environment |= {"ORC_ALERT_LOOK_SECONDS": "3600"}
+    run_id = orc("run", "exit 3").stdout.strip()
+    assert orc("wait", run_id).returncode == 1
+    orc.close()
+    assert orc("tick").returncode == 0
+    (alert,) = orc.json("alerts")
+    assert alert["run_id"] == run_id

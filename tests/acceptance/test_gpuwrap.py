@@ -266,3 +266,19 @@ def test_gpu_exec_gives_up_after_its_timeout_and_refuses_what_cannot_be(gpus: In
     assert orc("gpu", "exec", "--timeout", "0.3", "--", "true").returncode == 1
     assert orc("gpu", "exec", "--gpus", "9", "--", "true").returncode == 2
     assert orc("gpu", "exec").returncode == 2
+
+
+def test_a_run_that_leaves_its_gpus_idle_has_an_alert_that_stops_it(
+    start: Start, fake_gpus: FakeGpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.alertwatch.PROBE_SPACING", 0.05)
+    fake_gpus.write([*(replace(gpu, utilization=0) for gpu in FOUR[:2]), replace(FOUR[2], utilization=90), FOUR[3]])
+    with start(alert_look_seconds=0.1, alert_idle_gpu_seconds=0.3) as service:
+        idle, _ = hold(service, tmp_path, 2)
+        busy, _ = hold(service, tmp_path, 1)
+        (alert,) = wait_until(lambda: service.get("/alerts"), "the alert")
+        assert (alert["rule"], alert["run_id"], alert["choices"]) == ("idle_gpu", idle, ["ignore", "stop"])
+        service.post(f"/alerts/{alert['id']}/respond", {"choice": "stop"})
+        assert service.over(idle)["status"] == "stopped"
+        assert [alert["run_id"] for alert in service.get("/alerts")] == [idle]
+        assert service.get(f"/runs/{busy}")["gpus"] == [{"index": 2, "uuid": "GPU-2222"}]

@@ -1,10 +1,12 @@
 """The same service over a real PostgreSQL."""
 
+import json
 import os
 import pwd
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,8 @@ from orchestrator.db import Database
 from orchestrator.migrate import migrate
 from tests.support.service import RealServer, end_runs, real_server
 from tests.support.usage import EXPECTED_DAYS, days
+from tests.support.waiting import wait_until
+from tests.support.webhooks import Hook, listening
 
 pytestmark = pytest.mark.acceptance
 
@@ -56,6 +60,25 @@ def test_the_service_works_over_postgresql(database: str, tmp_path: Path) -> Non
         server.start()
         assert server.get(f"/sweeps/{sweep['id']}")["status"] == "completed"
         assert not (server.home / "orc.db").exists()
+
+
+def test_alerts_are_raised_told_and_answered_on_postgresql_too(database: str, tmp_path: Path) -> None:
+    hook = Hook()
+    with listening(hook):
+        told = {"ORC_NOTIFY_WEBHOOKS": json.dumps([hook.url()]), "ORC_ALERT_LOOK_SECONDS": "0.1"}
+        with real_server(tmp_path / "home", {"ORC_DATABASE_URL": database, "ORC_LOCAL_CPUS": "4", **told}) as server:
+            body = {"name": "s", "base_command": "exit 4;", "parameters": {"x": list(range(8))}, "auto_start": True}
+            sweep = server.post("/sweeps", body)
+
+            def all_told() -> Any:
+                found = server.get("/alerts", rule="failed")
+                return found if sum(len(alert["run_ids"]) for alert in found) == 8 else None
+
+            found = wait_until(all_told, "all eight told of")
+            assert {run_id for alert in found for run_id in alert["run_ids"]} == set(sweep["run_ids"])
+            wait_until(lambda: len(hook.taken) == len(found), "the hook has word of each alert")
+            outcome = server.post(f"/alerts/{found[0]['id']}/respond", {"choice": "rerun"})["outcome"]
+            assert server.over(outcome["run_id"])["status"] == "failed"
 
 
 def test_one_server_per_postgresql_database(database: str, tmp_path: Path) -> None:

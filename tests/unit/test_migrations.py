@@ -3,15 +3,18 @@
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.exc import DBAPIError
-from sqlmodel import SQLModel
+from sqlmodel import SQLModel, select
 
 from orchestrator.db import Database
 from orchestrator.errors import StorageError
 from orchestrator.journal import SERVICE, record
-from orchestrator.migrate import migrate, revisions
+from orchestrator.migrate import MIGRATIONS, migrate, revisions
+from orchestrator.models import Alert
 
 
 def made(path: Path) -> Database:
@@ -42,6 +45,26 @@ def test_a_database_of_a_newer_version_is_refused_in_words(tmp_path: Path) -> No
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StorageError, match="made by a newer version"):
         migrate(database)
+    database.close()
+
+
+def test_alerts_of_an_older_version_are_kept(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'a.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with database.writer_engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        columns = "id, run_id, timestamp, severity, message, choices, status, auto_session"
+        row = """'a1', 'r1', 1.0, 'info', 'm', '["a"]', 'pending', 0"""
+        connection.exec_driver_sql(f"INSERT INTO alerts ({columns}) VALUES ({row})")
+        command.upgrade(config, "head")
+        command.downgrade(config, "0003")
+        connection.commit()
+    migrate(database)
+    with database.read() as session:
+        (alert,) = session.exec(select(Alert)).all()
+    assert (alert.id, alert.run_id, alert.choices, alert.rule, alert.key) == ("a1", "r1", ["a"], "", None)
     database.close()
 
 

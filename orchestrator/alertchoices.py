@@ -1,0 +1,103 @@
+"""What is chosen for an alert, and done: once. Choices of a rule's alert do something, those of others are words."""
+
+import time
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from orchestrator import alerts, runs
+from orchestrator.access import Identity
+from orchestrator.alertrules import AGAIN, RERUN, STOP
+from orchestrator.drafts import Draft, RunChecks
+from orchestrator.errors import BadInput, Conflict
+from orchestrator.journal import change
+from orchestrator.models import Alert, Run
+from orchestrator.shapes import RunRerun
+
+LEFT = 'The alert still waits; "ignore" ends it.'
+
+
+def to_repeat(session: Session, alert_id: str, choice: str) -> tuple[list[Run], RunRerun]:
+    """The runs that the choice runs again, and with what: none where it does something else."""
+    alert = alerts.get(session, alert_id)
+    body = RunRerun.model_validate((alert.proposal or AGAIN) | {"origin_alert_id": alert.id})
+    if not alert.rule or choice != RERUN or choice not in alert.choices or alert.status != "pending":
+        return [], body
+    return _not_repeated(session, alerts.standing(session, alert)), body
+
+
+def drafts(checks: RunChecks, found: list[Run], body: RunRerun) -> dict[str, Draft]:
+    """The new runs by the ids of those ``to_repeat``: checked outside the writer, and without a session.
+
+    Raises Conflict for one that cannot be made any more.
+    """
+    return {run.id: _draft(checks, run, body) for run in found}
+
+
+def _draft(checks: RunChecks, run: Run, body: RunRerun) -> Draft:
+    try:
+        return runs.rerun_draft(checks, run, body)
+    except BadInput as error:
+        raise Conflict(f"Run {run.id} cannot be run again: {error.field}: {error.message} {LEFT}") from error
+
+
+def _not_repeated(session: Session, found: list[Run]) -> list[Run]:
+    """Without those that somebody has run again."""
+    repeated: set[str | None] = set()
+    for start in range(0, len(found), runs.AT_ONCE):
+        part = [run.id for run in found[start : start + runs.AT_ONCE]]
+        repeated |= set(session.exec(select(Run.parent_run_id).where(col(Run.parent_run_id).in_(part))))
+    return [run for run in found if run.id not in repeated]
+
+
+def respond(
+    session: Session, checks: RunChecks, alert_id: str, choice: str, made: dict[str, Draft], identity: Identity
+) -> Alert:
+    """Records the choice, once, and carries it out. ``made``: the choice's ``drafts``.
+
+    Raises BadInput for one that was not offered, Conflict for one that can no longer be carried out.
+    """
+    alert = alerts.get(session, alert_id)
+    if choice not in alert.choices:
+        raise BadInput("choice", f"{choice!r} was not offered.", alert.choices)
+    if alert.status != "pending":
+        said = "what it told of is over" if alert.response is None else repr(alert.response)
+        raise Conflict(f"Alert {alert.id} has been answered already: {said}.")
+    fields: dict[str, Any] = {"status": "resolved", "response": choice, "responded_at": time.time()}
+    if alert.rule and choice in {STOP, RERUN}:
+        fields["outcome"] = _carry_out(session, checks, alert, choice, made, identity)
+    change(session, alert, identity.actor, "alert.resolved", f"alert:{alert.id}", fields)
+    return alert
+
+
+def _carry_out(
+    session: Session, checks: RunChecks, alert: Alert, choice: str, made: dict[str, Draft], identity: Identity
+) -> dict[str, Any]:
+    """Stops the runs, or runs them again; of one that only waits, the new run takes its place."""
+    found = alerts.standing(session, alert)
+    if not found:
+        raise Conflict(f"It is too late to {choice}: {_now(session, alert)} {LEFT}")
+    outcome: dict[str, Any] = {}
+    if choice == RERUN:
+        outcome = _again(session, checks, found, made, identity)
+    if choice == STOP or alert.rule == "pending":
+        outcome["stopped"] = [runs.stop(session, run.id, identity.actor).id for run in found]
+    return outcome
+
+
+def _now(session: Session, alert: Alert) -> str:
+    """What has become of the (first) run."""
+    run = runs.get(session, alert.run_id or "")
+    return f"run {run.id} is {run.status} (attempt {run.attempt})."
+
+
+def _again(
+    session: Session, checks: RunChecks, found: list[Run], made: dict[str, Draft], identity: Identity
+) -> dict[str, Any]:
+    wanted = _not_repeated(session, found)
+    if not wanted:
+        raise Conflict(f"What the alert tells of has been run again already. {LEFT}")
+    if not {run.id for run in wanted} <= made.keys():
+        raise Conflict("The alert has come to tell of more runs just now: look at it, then answer again.")
+    new = [runs.create(session, checks, made[run.id], identity).id for run in wanted]
+    return {"run_id": new[0]} if len(found) == 1 else {"run_id": new[0], "run_ids": new}

@@ -1,0 +1,133 @@
+"""Where word of alerts goes: webhooks, and what apprise knows. Only to where the administrator has said."""
+
+import hashlib
+import hmac
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx2
+
+from orchestrator.errors import BadInput, OrcError
+from orchestrator.settings import Settings
+
+TIMEOUT = 10.0
+INSTALL = "pip install 'hpc-orchestrator[notify]'"
+LATER = frozenset({408, 429})
+
+
+class NotTaken(OrcError):
+    """A target has not taken a message. ``final``: nor will it ever. Tells nothing of the target's address."""
+
+    def __init__(self, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+class Target(Protocol):
+    """Something that takes messages."""
+
+    def send(self, payload: Mapping[str, Any]) -> None:
+        """Sends one. Raises NotTaken."""
+        ...
+
+
+def targets_of(settings: Settings) -> dict[str, Target]:
+    """The targets that are configured, by their channels: a kind, and a hash in place of the address.
+
+    Raises BadInput for an address that is none.
+    """
+    found: dict[str, Target] = {}
+    for number, url in enumerate(settings.notify_webhooks):
+        if not _is_web(url):
+            raise BadInput(
+                "notify_webhooks", f"notify_webhooks[{number}] is no URL that begins with http:// or https://."
+            )
+        found[channel("webhook", url)] = Webhook(url, settings.notify_secret)
+    for url in settings.notify_apprise:
+        found[channel("apprise", url)] = Apprise(url)
+    return found
+
+
+def _is_web(url: str) -> bool:
+    try:
+        parts = httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError):
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.host)
+
+
+def channel(kind: str, url: str) -> str:
+    """Names a target for as long as its address is the same, and tells nothing of it."""
+    return f"{kind}:{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+
+def signature(secret: str, body: bytes) -> str:
+    """What X-Orc-Signature holds."""
+    return f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A URL that takes JSON by POST."""
+
+    url: str
+    secret: str = ""
+
+    def send(self, payload: Mapping[str, Any]) -> None:
+        """2xx is taken; any other 4xx than "later" is a refusal for good; a redirect is not followed."""
+        body = json.dumps(payload).encode()
+        headers = {"Content-Type": "application/json", "User-Agent": "orc", "X-Orc-Delivery": str(payload["id"])}
+        if self.secret:
+            headers["X-Orc-Signature"] = signature(self.secret, body)
+        try:
+            with (
+                httpx2.Client(timeout=TIMEOUT, follow_redirects=False) as http,
+                http.stream("POST", self.url, content=body, headers=headers) as answer,
+            ):
+                status = answer.status_code
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+            raise NotTaken(_words(error)) from error
+        if not 200 <= status < 300:
+            raise NotTaken(f"HTTP {status}.", final=400 <= status < 500 and status not in LATER)
+
+
+def _words(error: BaseException) -> str:
+    """What went wrong, without the address: an exception's own words may hold it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return f"{type(error).__name__}: {os.strerror(cause.errno)}."
+        cause = cause.__cause__ or cause.__context__
+    return f"{type(error).__name__}."
+
+
+@dataclass(frozen=True)
+class Apprise:
+    """A URL of apprise's (mail, Slack, ntfy, …). It is loaded when the first message goes out."""
+
+    url: str
+
+    def send(self, payload: Mapping[str, Any]) -> None:
+        """Apprise says only whether it worked."""
+        if not apprise_installed():
+            raise NotTaken(f"apprise is not installed: {INSTALL}")
+        made = importlib.import_module("apprise").Apprise()
+        if not made.add(self.url):
+            raise NotTaken("It is no URL that apprise knows (notify_apprise).")
+        alert = payload["alert"]
+        title = f"orc on {payload['server']}: {alert['severity']}"
+        choices = ", ".join(alert["choices"])
+        body = f"{alert['message']}\n\nChoices: {choices}\norc alert respond {alert['id']} CHOICE"
+        kinds = {"info": "info", "warning": "warning", "critical": "failure"}
+        if not made.notify(body=body, title=title, notify_type=kinds[alert["severity"]]):
+            raise NotTaken("apprise could not send it.")
+
+
+def apprise_installed() -> bool:
+    """Whether the extra is there."""
+    return importlib.util.find_spec("apprise") is not None

@@ -1,0 +1,125 @@
+"""Messages wait, are tried again ever more seldom, and are given up after a day. Time is what the test says."""
+
+from typing import Any
+
+import pytest
+from sqlmodel import Session, col, select
+
+from orchestrator import alerts, outbox
+from orchestrator.alertrules import Raised
+from orchestrator.db import Database
+from orchestrator.models import Event, OutboxMessage
+from orchestrator.outbox import Recipients
+
+
+def told(database: Database, *channels: str, severity: str = "warning", least: str = "warning") -> list[OutboxMessage]:
+    """The messages of an alert."""
+    database.writer.info[Recipients] = Recipients(channels, least, "here")
+    raised = Raised("budget", "k", severity, "All is used.", ("ignore",), plan_id="p")  # type: ignore[arg-type]
+    database.write(lambda session: alerts.raise_alert(session, raised) and None)
+    return waiting(database)
+
+
+def waiting(database: Database) -> list[OutboxMessage]:
+    with database.read() as session:
+        return list(session.exec(select(OutboxMessage).order_by(col(OutboxMessage.seq))))
+
+
+def kinds(database: Database) -> list[str]:
+    with database.read() as session:
+        return list(session.exec(select(Event.kind).order_by(col(Event.id))))
+
+
+def fail(database: Database, message: OutboxMessage, now: float, **options: Any) -> float | None:
+    return database.write(lambda session: outbox.failed(session, message.id, "HTTP 500.", now, **options))
+
+
+def due(database: Database, now: float, *resting: str) -> list[str]:
+    with database.read() as session:
+        return [message.id for message in outbox.due(session, now, resting)]
+
+
+def test_each_target_gets_a_message_of_its_own(database: Database) -> None:
+    one, two = told(database, "webhook:a", "apprise:b")
+    assert (one.channel, two.channel) == ("webhook:a", "apprise:b")
+    assert one.id != two.id
+    assert one.payload["id"] == one.id
+    assert (one.payload["kind"], one.payload["plan_id"], one.payload["run"]) == ("alert", "p", None)
+    assert one.payload["alert"]["message"] == "All is used."
+    assert not {"key", "topic", "seq"} & one.payload["alert"].keys()
+
+
+@pytest.mark.parametrize(
+    ("severity", "least", "count"),
+    [("info", "warning", 0), ("warning", "warning", 1), ("critical", "warning", 1), ("warning", "critical", 0)],
+)
+def test_what_is_less_severe_than_wanted_stays_here(database: Database, severity: str, least: str, count: int) -> None:
+    assert len(told(database, "webhook:a", severity=severity, least=least)) == count
+
+
+def test_the_same_condition_is_told_of_once(database: Database) -> None:
+    told(database, "webhook:a")
+    assert len(told(database, "webhook:a")) == 1
+
+
+def test_without_targets_nobody_is_told(database: Database) -> None:
+    assert told(database) == []
+
+
+def test_a_transaction_that_fails_leaves_neither_alert_nor_message(database: Database) -> None:
+    database.writer.info[Recipients] = Recipients(("webhook:a",))
+
+    def write(session: Session) -> None:
+        alerts.raise_alert(session, Raised("budget", "k", "warning", "m", ("ignore",), plan_id="p"))
+        raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        database.write(write)
+    assert (waiting(database), kinds(database)) == ([], [])
+
+
+def test_a_message_is_tried_again_ever_more_seldom(database: Database) -> None:
+    (message,) = told(database, "webhook:a")
+    now, waits = message.created_at, []
+    for _ in range(12):
+        later = fail(database, message, now)
+        assert later is not None
+        assert due(database, later - 0.1) == []
+        assert due(database, later) == [message.id]
+        waits.append(round(later - now))
+        now = later
+    assert waits == [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
+    assert kinds(database) == ["alert.created", "alert.telling_again"]
+
+
+def test_a_message_is_given_up_after_a_day_with_an_event(database: Database) -> None:
+    (message,) = told(database, "webhook:a")
+    assert fail(database, message, message.created_at + 86_399) is not None
+    assert fail(database, message, message.created_at + 86_400) is None
+    assert due(database, message.created_at + 10**9) == []
+    assert kinds(database)[-1] == "alert.not_told"
+
+
+def test_a_refusal_for_good_gives_up_at_once(database: Database) -> None:
+    (message,) = told(database, "webhook:a")
+    assert fail(database, message, message.created_at, final=True) is None
+    assert kinds(database) == ["alert.created", "alert.not_told"]
+
+
+def test_what_is_delivered_is_never_due_again_nor_undone(database: Database) -> None:
+    (message,) = told(database, "webhook:a")
+    database.write(lambda session: outbox.delivered(session, message.id, message.created_at))
+    assert fail(database, message, message.created_at) is None
+    (stored,) = waiting(database)
+    assert (stored.delivered_at, stored.attempts, stored.error) == (message.created_at, 1, None)
+    assert due(database, message.created_at + 10**9) == []
+    assert kinds(database) == ["alert.created", "alert.told"]
+
+
+def test_channels_that_rest_are_passed_by(database: Database) -> None:
+    one, two = told(database, "webhook:a", "webhook:b")
+    assert due(database, two.created_at, "webhook:a") == [two.id]
+    assert due(database, two.created_at) == [one.id, two.id]
+    with database.read() as session:
+        assert outbox.next_at(session, ["webhook:a"]) == two.created_at
+        assert outbox.next_at(session, ["webhook:a", "webhook:b"]) is None
