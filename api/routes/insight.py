@@ -9,6 +9,7 @@ from starlette.responses import PlainTextResponse
 from api.answers import Json
 from api.deps import Sys
 from orchestrator import counters, events, runs, usage
+from orchestrator.advising import advise
 from orchestrator.environments.detection import detect
 from orchestrator.preview import shown
 from orchestrator.shapes import EnvironmentDetect
@@ -63,6 +64,16 @@ def used(
     """GPU-hours and CPU-hours, summed."""
     with system.db.read() as session:
         return Json(usage.totals(session, by, usage.Wanted(since, until, sweep_id, plan_id)))
+
+
+@router.get("/advice")
+def advice(
+    system: Sys,
+    goal: Annotated[str, Query(max_length=10_000)] = "",
+    workdir: Annotated[str | None, Query(description="Where the runs will be; without: the server's own.")] = None,
+) -> Json:
+    """What to plan with, from facts: the cluster, how many at once, GPUs, partition, environment, memory and time."""
+    return Json(advise(system, goal, workdir))
 
 
 @router.post("/environment/detect")

@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 from api.answers import Json, page
 from api.deps import Before, Limit, OnceOnly, Sys, Who, Whose
 from api.scopes import needs
-from orchestrator import execution, planreports, plans
+from orchestrator import execution, planoverlap, planreports, plans
 from orchestrator.planning.reading import reading
 from orchestrator.planning.reportmarkdown import markdown
 from orchestrator.shapes import PlanAmendment, PlanApproval, PlanCheck, PlanCreate, PlanExecute, PlanUpdate
@@ -19,18 +19,23 @@ Status = Literal["draft", "approved", "executing", "completed", "archived"]
 
 
 @router.post("/plans")
-def create(actor: Who, body: PlanCreate, once: OnceOnly) -> Json:
-    """Saves a plan as a draft; ``problems`` tells where its markdown departs from the required structure."""
-    reading(body.raw_markdown)  # before the writer has to: it remembers
-    return once(lambda session: plans.detail(session, plans.create(session, body, actor)))
+def create(system: Sys, actor: Who, body: PlanCreate, once: OnceOnly) -> Json:
+    """Saves a plan as a draft; ``problems`` tells where its markdown departs from the required structure, ``overlap``
+    which plans and finished runs it repeats."""
+    with system.db.read() as session:
+        repeats = planoverlap.of_plan(session, body.title, body.goal, body.raw_markdown)
+    return once(lambda session: plans.detail(session, plans.create(session, body, actor)) | {"overlap": repeats})
 
 
 @router.post("/plans/check")
-def check(body: PlanCheck) -> Json:
-    """How a plan's markdown is read, and what is wrong in it; nothing is saved."""
+def check(system: Sys, body: PlanCheck) -> Json:
+    """How a plan's markdown is read, what is wrong in it and what it repeats; nothing is saved."""
     found = reading(body.raw_markdown)
+    sections, title = found.text.sections, found.text.title or ""
+    with system.db.read() as session:
+        repeats = planoverlap.of_plan(session, title, sections.get("objective") or "", body.raw_markdown)
     problems = [problem.public() for problem in found.problems]
-    return Json({"title": found.text.title, "sections": found.text.sections, "problems": problems})
+    return Json({"title": title, "sections": sections, "problems": problems, "overlap": repeats})
 
 
 @router.get("/plans")
@@ -53,6 +58,14 @@ def show(system: Sys, plan_id: str) -> Json:
     """One plan."""
     with system.db.read() as session:
         return Json(plans.detail(session, plans.get(session, plan_id)))
+
+
+@router.get("/plans/{plan_id}/overlap")
+def overlap(system: Sys, plan_id: str) -> Json:
+    """Which other plans, and which finished runs, this one repeats."""
+    with system.db.read() as session:
+        plan = plans.get(session, plan_id)
+        return Json(planoverlap.of_plan(session, plan.title, plan.goal, plan.raw_markdown, plan.id))
 
 
 @router.patch("/plans/{plan_id}")
