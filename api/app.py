@@ -17,7 +17,7 @@ from api.activity import Activity
 from api.answers import Json
 from api.deps import Sys
 from api.guard import Guard
-from api.routes import alerts, cluster, events, insight, outputs, plans, runs, sweeps, tokens, waits
+from api.routes import alerts, cluster, events, insight, outputs, plans, runs, skills, sweeps, tokens, waits
 from api.signal import Commits
 from orchestrator import __version__
 from orchestrator.errors import OrcError
@@ -81,7 +81,7 @@ def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: No
     app.state.failure = None
     app.state.activity = Activity()
     answers.install(app)
-    for module in (cluster, runs, sweeps, plans, alerts, events, outputs, insight, tokens, waits):
+    for module in (cluster, runs, sweeps, plans, alerts, events, outputs, insight, skills, tokens, waits):
         for route in module.router.routes:
             if isinstance(route, APIRoute):
                 _summarise(route)

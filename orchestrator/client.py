@@ -133,6 +133,16 @@ class Client:
             raise RequestFailed(answer.status_code, _detail(answer))
         return answer.json()
 
+    def text(self, path: str, params: Mapping[str, Any] | None = None) -> str:
+        """A GET whose answer is text. Raises RequestFailed or ServerUnreachable."""
+        try:
+            answer = self._http.get(path, params=dict(params or {}))
+        except httpx2.TransportError as error:
+            raise ServerUnreachable(f"The server does not answer: {error}") from error
+        if answer.is_error:
+            raise RequestFailed(answer.status_code, _detail(answer))
+        return answer.text
+
     def stream(self, path: str, params: Mapping[str, Any] | None = None) -> Iterator[tuple[str, str, str]]:
         """A server-sent stream as (event, id, data)."""
         with self._http.stream("GET", path, params=dict(params or {}), timeout=None) as answer:

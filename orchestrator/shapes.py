@@ -349,6 +349,13 @@ Scope = Literal["read", "plan", "run", "approve", "admin"]
 Epoch = Annotated[float, Field(gt=0, lt=1e11)]
 
 
+class SkillRender(Body):
+    """POST /skills/{name}/render. ``show_token``: the token of this request stands in the text."""
+
+    goal: str = Field(default="", max_length=20_000)
+    show_token: bool = False
+
+
 class TokenCreate(Body):
     """POST /tokens. ``expires_at``: epoch seconds, none: never. ``require_plan``: its runs need a plan that binds."""
 

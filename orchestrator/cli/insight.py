@@ -1,4 +1,4 @@
-"""why, usage, script, profiles, env."""
+"""why, usage, script, profiles, env, advice."""
 
 import time
 from pathlib import Path
@@ -122,3 +122,28 @@ def environment(
         print(f"# {item['file']}: {item['says']}")
     for note in found["notes"]:
         print(f"# {note}")
+
+
+@app.command()
+def advice(
+    goal: Annotated[str, typer.Option(help="What is to be found out.")] = "",
+    workdir: Annotated[Path, typer.Option(help="Where the runs will be.")] = Path(),
+    as_json: JsonFlag = False,
+) -> None:
+    """Says what to plan with here: how many at once, GPUs, partition, environment, memory and time."""
+    with Client() as orc:
+        found = orc.request("GET", "/advice", params={"goal": goal, "workdir": str(workdir.absolute())})
+    if as_json:
+        emit(found)
+        return
+    print("### Compute Setup")
+    print(found["compute_setup"])
+    print("\n### Estimated Effort")
+    print(found["estimated_effort"])
+    say("")
+    for name in ("parallel", "pinning", "gpuwrap"):
+        say(f"{name}: {found[name]['why']}")
+    for line in found["environment"].get("activation", []):
+        say(f"environment: {line}")
+    for plan in found["related_plans"]:
+        say(f"like plan {plan['id']} ({plan['status']}): {plan['title']}")

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from orchestrator.cli import alerts, emulate, gpu, insight, plans, runs, service, steering, sweeps, tokens
+from orchestrator.cli import alerts, emulate, gpu, insight, plans, runs, service, skills, steering, sweeps, tokens
 from orchestrator.cli.common import Rest, fail
 from orchestrator.errors import OrcError
 
@@ -22,6 +22,7 @@ app.add_typer(plans.app, name="plan")
 app.add_typer(alerts.one, name="alert")
 app.add_typer(gpu.app, name="gpu")
 app.add_typer(tokens.app, name="token")
+app.add_typer(skills.app, name="skill")
 
 
 def main(argv: list[str] | None = None) -> None:

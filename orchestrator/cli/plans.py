@@ -1,15 +1,18 @@
-"""plan save, list, show, approve, execute."""
+"""plan check, save, list, show, approve, amend, execute, complete, archive, report."""
 
+import json
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import JsonFlag, ago, emit, say, table, usage
+from orchestrator.cli.common import JsonFlag, Rest, ago, command_text, emit, say, table, usage
 from orchestrator.client import Client
 
 app = typer.Typer(help="Plans: written, approved, executed.", no_args_is_help=True)
+YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @app.command()
@@ -39,8 +42,9 @@ def _tell(plan: dict[str, Any], *, as_json: bool) -> None:
         emit(plan)
         return
     say(f"Plan {plan['id']} is {plan['status']}: {plan['title']}")
-    for problem in plan["problems"]:
-        say(f"  line {problem['line']}: {problem['message']}")
+    _problems(plan)
+    if plan.get("overlap"):
+        _repeats(plan["overlap"])
     print(plan["id"])
 
 
@@ -75,21 +79,101 @@ def show(plan_id: str, as_json: JsonFlag = False) -> None:
 
 
 @app.command()
-def approve(
-    plan_id: str,
-    force: Annotated[bool, typer.Option("--force", help="Although its markdown has problems.")] = False,
+def check(
+    file: Annotated[Path, typer.Argument(help="The plan's markdown.", exists=True, dir_okay=False)],
     as_json: JsonFlag = False,
 ) -> None:
-    """Approves a draft."""
+    """Says what is wrong in a plan, and what it repeats, without saving it; exits with 1 where there are problems."""
     with Client() as orc:
-        _tell(orc.advance_plan(plan_id, "approve", {"force": force}), as_json=as_json)
+        found = orc.request("POST", "/plans/check", {"raw_markdown": file.read_text()})
+    if as_json:
+        emit(found)
+    else:
+        _problems(found)
+        _repeats(found["overlap"])
+        say("" if found["problems"] else "It has the required structure.")
+    raise SystemExit(1 if found["problems"] else 0)
+
+
+def _problems(plan: dict[str, Any]) -> None:
+    for problem in plan["problems"]:
+        say(f"  line {problem['line']}: {problem['message']}")
+
+
+def _repeats(overlap: dict[str, Any]) -> None:
+    for plan in overlap["plans"]:
+        say(f"  like plan {plan['id']} ({plan['status']}, {plan['title']}): {plan['words']}")
+    if overlap["runs"]["finished"]:
+        say(f"  {overlap['runs']['finished']} run(s) of these commands have finished already.")
 
 
 @app.command()
-def execute(plan_id: str, as_json: JsonFlag = False) -> None:
-    """Marks an approved plan as executing."""
+def approve(
+    plan_id: str,
+    force: Annotated[bool, typer.Option("--force", help="Although its markdown has problems.")] = False,
+    gpu_hours: Annotated[float | None, typer.Option(min=0, help="Of all runs together; before the plan's own.")] = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="How many it may make; before the plan's own.")] = None,
+    wall_time: Annotated[str | None, typer.Option(help='From its execution on ("2-00:00:00").')] = None,
+    yes: YesFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Shows a draft and approves it as it was shown."""
+    given = {"gpu_hours": gpu_hours, "runs": runs, "wall_time": wall_time}
+    budget = {name: value for name, value in given.items() if value is not None}
     with Client() as orc:
-        _tell(orc.advance_plan(plan_id, "execute"), as_json=as_json)
+        seen = orc.plan(plan_id)
+        if not yes and sys.stdin.isatty():
+            print(seen["raw_markdown"])
+            _problems(seen)
+            typer.confirm(f"Approve plan {plan_id} ({seen['title']})?", abort=True)
+        body = {"force": force, "content_hash": seen["content_hash"], "budget": budget or None}
+        _tell(orc.advance_plan(plan_id, "approve", body), as_json=as_json)
+
+
+@app.command()
+def amend(
+    plan_id: str,
+    file: Annotated[Path | None, typer.Option(help="An amendment (JSON); without: what was refused last.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; it stays with the plan.")] = "",
+    yes: YesFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Allows under an approved plan what was refused last, or what a file says."""
+    with Client() as orc:
+        refused = orc.request("GET", f"/plans/{plan_id}/amendments")["refused"]
+        body = json.loads(file.read_text()) if file is not None else refused
+        if body is None:
+            usage(f"nothing was refused under plan {plan_id} that is not allowed by now")
+        say(json.dumps(body, indent=2, ensure_ascii=False))
+        if not yes and sys.stdin.isatty():
+            typer.confirm(f"Allow this under plan {plan_id}?", abort=True)
+        _tell(orc.advance_plan(plan_id, "amendments", {**body, "reason": reason}), as_json=as_json)
+
+
+@app.command()
+def execute(
+    plan_id: str,
+    context: typer.Context,
+    parallel: Annotated[int | None, typer.Option(min=1, help="So many of its runs at once.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs that it would make.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Executes an approved plan: with the command of its block, or the one after --, else it is only marked."""
+    rest: Rest = context.obj
+    body: dict[str, Any] = {"dry_run": dry_run}
+    body |= {"parallel": parallel} if parallel is not None else {}
+    body |= {"command": command_text([], rest)} if rest.words else {}
+    with Client() as orc:
+        found = orc.advance_plan(plan_id, "execute", body)
+    if as_json:
+        emit(found)
+    elif dry_run:
+        say(f"{found['runs']} run(s), at most {found['gpu_hours_at_most']} GPU-hours:")
+        print("\n".join(found["commands"]))
+    else:
+        _tell(found, as_json=False)
+        sweep = found["sweep_id"]
+        say(f"Its runs are sweep {sweep}." if sweep else "It names no command: it is only marked.")
 
 
 @app.command()
@@ -97,3 +181,20 @@ def complete(plan_id: str, as_json: JsonFlag = False) -> None:
     """Marks an executing plan as completed."""
     with Client() as orc:
         _tell(orc.advance_plan(plan_id, "complete"), as_json=as_json)
+
+
+@app.command()
+def archive(plan_id: str, as_json: JsonFlag = False) -> None:
+    """Puts a plan away; nothing runs under it any more."""
+    with Client() as orc:
+        _tell(orc.advance_plan(plan_id, "archive"), as_json=as_json)
+
+
+@app.command()
+def report(plan_id: str, as_json: JsonFlag = False) -> None:
+    """Says what came of a plan, as markdown."""
+    with Client() as orc:
+        if as_json:
+            emit(orc.request("GET", f"/plans/{plan_id}/report"))
+        else:
+            print(orc.text(f"/plans/{plan_id}/report", {"format": "markdown"}))

@@ -1,0 +1,58 @@
+"""skill list, show, render, install."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator import home as home_files
+from orchestrator import skills
+from orchestrator.cli.common import JsonFlag, emit, say, table
+from orchestrator.client import Client
+
+app = typer.Typer(help="Briefs for agents: how to plan and how to watch experiments here.", no_args_is_help=True)
+AGENTS = Path.home() / ".claude" / "skills"
+
+
+@app.command("list")
+def list_(as_json: JsonFlag = False) -> None:
+    """Lists the briefs that there are."""
+    found = [{"name": skill.name, "description": skill.description} for skill in skills.everything()]
+    if as_json:
+        emit(found)
+        return
+    table(("SKILL", "FOR"), ((skill["name"], skill["description"]) for skill in found))
+
+
+@app.command()
+def show(name: str) -> None:
+    """Shows a brief with its variables as they are written."""
+    print(skills.get(name).text)
+
+
+@app.command()
+def render(
+    name: str, goal: Annotated[str, typer.Option(help="What the agent is asked for.")] = "", as_json: JsonFlag = False
+) -> None:
+    """Prints a brief with the goal and the state of things filled in: what an agent begins with."""
+    with Client() as orc:
+        found = orc.request("POST", f"/skills/{name}/render", {"goal": goal})
+    if as_json:
+        emit(found)
+        return
+    print(found["text"])
+
+
+@app.command()
+def install(
+    names: Annotated[list[str] | None, typer.Argument(help="Which; without: all.")] = None,
+    folder: Annotated[Path, typer.Option("--dir", help="The agent's folder of skills.")] = AGENTS,
+) -> None:
+    """Writes the briefs as SKILL.md into an agent's folder, in place of what an earlier version wrote."""
+    wanted = [skills.get(name) for name in names] if names else skills.everything()
+    header = home_files.admin_header(home_files.default_home())
+    for skill in wanted:
+        path = folder.expanduser() / f"orc-{skill.name}" / "SKILL.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(skill.file(skills.unfilled(skill, header)))
+        say(f"{skill.name}: {path}")
