@@ -72,6 +72,15 @@ class Calls:
         """The run once it is over, however."""
         return self.until(run_id, *TERMINAL, seconds=seconds)
 
+    def until_plan(self, plan_id: str, status: str, seconds: float = 30.0) -> Json:
+        """The plan once it has this status."""
+
+        def there() -> Json | None:
+            found = dict(self.get(f"/plans/{plan_id}"))
+            return found if found["status"] == status else None
+
+        return wait_until(there, f"plan {plan_id} {status}", seconds)
+
     def log(self, run_id: str) -> str:
         """A run's whole log (at most 100 KiB)."""
         return str(self.get(f"/runs/{run_id}/logs", offset=0, limit=102_400)["content"])

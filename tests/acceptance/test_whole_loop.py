@@ -1,0 +1,15 @@
+"""From a goal to a report, on a machine without GPUs: the agent plans, a person approves, the service runs it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.loops import Curl, agent_token, drive
+from tests.support.service import RealServer
+
+pytestmark = pytest.mark.acceptance
+
+
+def test_by_curl_alone(server: RealServer, tmp_path: Path) -> None:
+    server.post("/cluster/detect", {"preferred_type": "cpu_only"})
+    drive(Curl(server, agent_token(server, "agent")["header_file"]), server, tmp_path)
