@@ -111,10 +111,11 @@ class Admission:
         """
         bounds, params = self._open(plan), draft.sweep_params
         needs = gpu_seconds(draft.terms.columns, draft.terms.cpus)
+        _countable(plan, bounds, draft.terms.columns["resources"], needs)
         if plan is not None and bounds is not None:
             asked = Asked(draft.body.command, flatten(draft.terms.columns, draft.workdir), params)
             found, told = differences(bounds, asked)
-            self._hold(plan, bounds, found if self._identity.require_plan else [], needs, new=True)
+            self._hold(plan, bounds, found if self._identity.require_plan else [], needs or 0.0, new=True)
             params = told or params
         return {"sweep_params": params, "reserved_gpu_seconds": needs or 0.0}
 
@@ -136,8 +137,9 @@ class Admission:
             asked = Asked(columns["command"], flatten(columns, columns["workdir"] or ""), _told(run, changes))
             found, _ = differences(bounds, asked)
         needs = gpu_seconds(run.model_dump(), run.cpus)
+        _countable(plan, bounds, run.resources, needs)
         self._spent[plan.id] = spent(self._session, plan.id, without=run.id)
-        self._hold(plan, bounds, found, needs, new=False)
+        self._hold(plan, bounds, found, needs or 0.0, new=False)
         run.reserved_gpu_seconds = needs or 0.0
 
     def _plan_of(self, run: Run) -> Plan | None:
@@ -154,21 +156,26 @@ class Admission:
             raise Forbidden(f"Plan {plan.id} is {plan.status}: {words}.")
         return bounds
 
-    def _hold(self, plan: Plan, bounds: Bounds, found: list[Difference], needs: float | None, *, new: bool) -> None:
+    def _hold(self, plan: Plan, bounds: Bounds, found: list[Difference], needs: float, *, new: bool) -> None:
         """Counts the run, or refuses it with all that is outside."""
-        budget = bounds.budget
-        if budget.gpu_hours is not None and needs is None:
-            raise BadInput(
-                "resources.time",
-                f"is required of each run of plan {plan.id}: its budget is {budget.gpu_hours:g} GPU-hours, and GPUs × "
-                "time are reserved of it.",
-            )
         before = self._spent.get(plan.id) or spent(self._session, plan.id)
-        after = Spent(before.runs + 1, before.gpu_seconds, before.reserved + (needs or 0.0), before.first)
+        after = Spent(before.runs + 1, before.gpu_seconds, before.reserved + needs, before.first)
         found = found + _over(bounds, plan, after, new=new)
         if found:
             raise refusal(plan, found)
         self._spent[plan.id] = after
+
+
+def _countable(plan: Plan | None, bounds: Bounds | None, resources: Mapping[str, Any], needs: float | None) -> None:
+    """Raises BadInput for a run of which nobody can say what to reserve of its plan's GPU-hours."""
+    if plan is None or bounds is None or bounds.budget.gpu_hours is None:
+        return
+    which = f"plan {plan.id} has a budget of {bounds.budget.gpu_hours:g} GPU-hours, of which GPUs × time are reserved"
+    if needs is None:
+        raise BadInput("resources.time", f"is required of each run: {which}.")
+    for name in resources.get("slurm") or {}:
+        if any(word in name for word in ("gpu", "gres", "tres")):
+            raise BadInput(f"resources.slurm.{name}", f"cannot be counted: ask by resources.gpus, for {which}.")
 
 
 def _told(run: Run, changes: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
