@@ -1,4 +1,4 @@
-"""``make demo``: a plan's experiment becomes a sweep of tracked runs, through the HTTP API, with curl.
+"""``make demo``: an agent plans, a person approves, the service runs it and reports, through the HTTP API, with curl.
 
 Starts the service over a data folder of its own (.demo), sends the curl lines that planning agents send, follows
 the runs to their end and shows them by the plan's primary metric. Leaves nothing running.
@@ -22,8 +22,6 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".demo"
-LEARNING_RATES = (0.001, 0.01, 0.1, 0.5)
-WIDTHS = (16, 64, 128)
 DEADLINE = 300.0
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
@@ -82,67 +80,98 @@ def post(url: str, auth: str, body: dict[str, Any] | None = None) -> Any:
 def main() -> None:
     """The whole of it."""
     begin = time.monotonic()
-    with service() as server_url:
-        token = (HOME / "token").read_text().strip()
-        header_file = HOME / "auth-header"
-        header_file.touch(mode=0o600)
-        header_file.write_text(f"X-Auth-Token: {token}\n")
-        auth = f"@{header_file}"  # a file, so that the token stands in no process's arguments
-        out.print(f"The service answers at {server_url}; its data is in {HOME.relative_to(ROOT)}/")
+    with service() as url:
+        person = f"@{HOME / 'header'}"  # a file, so that the token stands in no process's arguments
+        out.print(f"The service answers at {url}; its data is in {HOME.relative_to(ROOT)}/")
 
-        say("\n1. What is this machine?   POST /cluster/detect")
-        cluster = post(f"{server_url}/cluster/detect", auth)["cluster"]
+        say("\n1. A token for the agent: it may plan and run, and what it runs needs an approved plan   POST /tokens")
+        name = f"agent-{int(time.time())}"
+        body = {"name": name, "scopes": ["plan", "run"], "require_plan": True}
+        agent = f"@{post(f'{url}/tokens', person, body)['header_file']}"
+        out.print(f"   {name}")
+
+        say("2. The agent asks what this machine is, and for advice   POST /cluster/detect, GET /advice")
+        cluster = post(f"{url}/cluster/detect", agent)["cluster"]
+        advice = curl(f"{url}/advice?goal=digits", "-H", agent)
         out.print(f"   {cluster['label']} ({cluster['type']}): {cluster['notes']}")
+        out.print(f"   {advice['parallel']['why']}")
 
-        say("2. Save the plan, approve it, execute it   POST /plans, /approve, /execute")
-        markdown = (ROOT / "demo" / "plan.md").read_text().replace("cpu_only", cluster["type"])
+        say("3. It saves a plan, and may not run it yet   POST /plans")
+        markdown = plan_for(cluster)
         goal = re.search(r"### Objective\n(.+)", markdown)
         body = {"title": "Digits", "goal": goal[1] if goal else "", "session_id": None, "raw_markdown": markdown}
-        plan = post(f"{server_url}/plans", auth, body)
-        for action in ("approve", "execute"):
-            plan = post(f"{server_url}/plans/{plan['id']}/{action}", auth)
-        out.print(f"   plan {plan['id']} is {plan['status']}")
+        plan = post(f"{url}/plans", agent, body)
+        out.print(f"   plan {plan['id']} is a {plan['status']}; asked to run it, the service says:")
+        plan_url = f"{url}/plans/{plan['id']}"
+        out.print(f"   “{refused(f'{plan_url}/execute', agent)}”")
 
-        say("3. A sweep and its runs   POST /sweeps/wild, then POST /runs for each configuration")
-        wild = {"name": "digits", "goal": plan["goal"], "plan_id": plan["id"]}
-        sweep = post(f"{server_url}/sweeps/wild", auth, wild)
-        resources = resources_on(cluster)
-        for lr in LEARNING_RATES:
-            for hidden in WIDTHS:
-                post(f"{server_url}/runs", auth, run_body(sweep["id"], lr, hidden) | resources)
-        out.print(f"   sweep {sweep['id']} with {len(LEARNING_RATES) * len(WIDTHS)} runs")
+        say("4. A person approves it, which freezes what it allows   POST /plans/{id}/approve")
+        plan = post(f"{plan_url}/approve", person, {"content_hash": plan["content_hash"]})
+        out.print(f"   {plan['status']} by {plan['approved_by']}, hash {plan['approved_hash'][:12]}…")
 
-        say("4. Follow them   GET /sweeps/{id}")
-        follow(server_url, auth, sweep["id"])
-        runs = curl(f"{server_url}/runs?sweep_id={sweep['id']}", "-H", auth)
-        details = [curl(f"{server_url}/runs/{run['id']}", "-H", auth) for run in runs]
-        post(f"{server_url}/plans/{plan['id']}/complete", auth)
-    show(details, metric=primary_metric(markdown))
+        say("5. The agent executes it; what is outside of it is refused   POST /plans/{id}/execute, POST /runs")
+        plan = post(f"{plan_url}/execute", agent)
+        another = {"name": "bolder", "command": "python demo/train.py --lr 7 --hidden 64", "plan_id": plan["id"]}
+        out.print(f"   sweep {plan['sweep_id']}; asked for a bolder learning rate, the service says:")
+        out.print(f"   “{refused(f'{url}/runs', agent, another)}”")
+
+        say("6. It follows the runs, and the plan is completed with them   GET /sweeps/{id}")
+        follow(url, agent, plan["sweep_id"])
+        report = completed_report(url, agent, plan["id"])
+        text = read(f"{plan_url}/report?format=markdown", agent)
+        (HOME / "report.md").write_text(text)
+        runs = [curl(f"{url}/runs/{row['run_id']}", "-H", agent) for row in report["results"]]
+    show(runs, metric=report["metric"]["name"])
+    judge(report)
     out.print(f"\nDone in {time.monotonic() - begin:.0f} s; nothing is left running. To look further:")
+    out.print(f"  less {(HOME / 'report.md').relative_to(ROOT)}")
     out.print(f"  export ORC_HOME={HOME}")
-    out.print(f"  .venv/bin/orc show {sweep['id']}        .venv/bin/orc logs {runs[0]['id']}")
+    out.print(f"  .venv/bin/orc show {plan['sweep_id']}        .venv/bin/orc logs {runs[0]['id']}")
     out.print("  .venv/bin/orc events                 make serve, then /docs in a browser")
-    if any(run["status"] != "finished" for run in details):
+    if any(run["status"] != "finished" for run in runs):
         raise SystemExit(1)
 
 
-def run_body(sweep_id: str, lr: float, hidden: int) -> dict[str, Any]:
-    """The seed's body of POST /runs."""
-    activate = f"source {ROOT}/.venv/bin/activate && cd {ROOT}/demo"
-    return {
-        "name": f"lr={lr} hidden={hidden}",
-        "command": f"{activate} && python train.py --lr {lr} --hidden {hidden}",
-        "sweep_id": sweep_id,
-        "auto_start": True,
-        "gpuwrap_config": {"enabled": False},
-    }
+def plan_for(cluster: dict[str, Any]) -> str:
+    """The plan, for what this machine is: on a cluster that has GPUs each run asks for one."""
+    text = (ROOT / "demo" / "plan.md").read_text().replace("cpu_only", cluster["type"])
+    if cluster["type"] != "slurm" or not cluster["gpu_count"]:
+        return text
+    return text.replace("GPU count: 0", "GPU count: 1").replace("cpus = 1\n", "cpus = 1\ngpus = 1\n")
 
 
-def resources_on(cluster: dict[str, Any]) -> dict[str, Any]:
-    """On a Slurm cluster each run asks for a GPU by --gres, where there are any, and says how long it takes."""
-    if cluster["type"] != "slurm":
-        return {}
-    return {"resources": {"cpus": 1, "time": 5} | ({"gpus": 1} if cluster["gpu_count"] else {})}
+def refused(url: str, auth: str, body: dict[str, Any] | None = None) -> str:
+    """A POST that the service must refuse: its words."""
+    command = ["curl", "-sS", "-X", "POST", url, "-H", "Content-Type: application/json", "-H", auth]
+    command += ["-d", json.dumps(body)] if body is not None else []
+    answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    if "detail" not in answer:
+        raise SystemExit(f"This should have been refused: {answer}")
+    return str(answer["detail"])
+
+
+def read(url: str, auth: str) -> str:
+    """A GET whose answer is text."""
+    return subprocess.run(["curl", "-sS", url, "-H", auth], capture_output=True, text=True, check=True).stdout
+
+
+def completed_report(url: str, auth: str, plan_id: str) -> dict[str, Any]:
+    """The plan's report, once the service has seen that all of it is done."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        report: dict[str, Any] = curl(f"{url}/plans/{plan_id}/report", "-H", auth)
+        if report["plan"]["status"] == "completed":
+            return report
+        time.sleep(0.2)
+    raise SystemExit("The plan was not completed in time.")
+
+
+def judge(report: dict[str, Any]) -> None:
+    """What the plan wanted, and what came of it."""
+    out.print("\n[bold]Success criteria[/]")
+    for item in report["criteria"]:
+        value = "" if item["value"] is None else f"  ({item['value']:.4g}, run {item['run_id']})"
+        out.print(f"  {item['verdict']:6} {item['text']}{value}")
 
 
 def follow(server_url: str, auth: str, sweep_id: str) -> None:
@@ -158,13 +187,6 @@ def follow(server_url: str, auth: str, sweep_id: str) -> None:
                 return
             time.sleep(0.5)
     raise SystemExit("The runs did not end in time.")
-
-
-def primary_metric(markdown: str) -> str:
-    """What the plan says is primary."""
-    found = re.search(r"\*\*Primary\*\*: (\S+)", markdown)
-    assert found is not None
-    return found[1]
 
 
 def where(run: dict[str, Any]) -> str:

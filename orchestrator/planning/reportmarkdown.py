@@ -11,7 +11,7 @@ MARKS = {"met": "✅ met", "missed": "❌ missed", "open": "▫️ open"}
 def markdown(found: Mapping[str, Any]) -> str:
     """The report (``planning.report.report``) as text."""
     parts = [_head(found), _best(found), _results(found), _criteria(found), _effort(found), _failures(found)]
-    parts += [_amendments(found["plan"]["amendments"]), "## The plan as it was approved", found["text"].strip()]
+    parts += [_amendments(found["plan"]["amendments"]), "---", "_The plan as it was approved:_", found["text"].strip()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -64,7 +64,7 @@ def _criteria(found: Mapping[str, Any]) -> str:
         [item["text"], MARKS[item["verdict"]], _number(item["value"]), item["run_id"] or ""]
         for item in found["criteria"]
     ]
-    return f"## Success criteria\n\n{table(['criterion', 'verdict', 'nearest value', 'run'], rows)}"
+    return f"## Success criteria\n\n{table(['criterion', 'verdict', 'value', 'run'], rows)}"
 
 
 def _effort(found: Mapping[str, Any]) -> str:

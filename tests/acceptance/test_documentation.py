@@ -14,12 +14,13 @@ from tests.support.service import end_runs
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(180)]
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+FILE = re.compile(r"^````markdown (\S+)\n(.*?)^````$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def script(page: Path) -> str:
-    """The page's commands as one bash script."""
-    parts = []
+    """The page's commands as one bash script, after the files that it shows."""
+    parts = [f"cat > {name} <<'END'\n{text}END" for name, text in FILE.findall(page.read_text())]
     for kind, text in BLOCK.findall(page.read_text()):
         if kind == "python":
             parts.append(f"python3 - <<'END'\n{text}END")
