@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from api.app import create_app
+from api.examples import EXAMPLES
+from orchestrator.access import SCOPES
 from orchestrator.settings import Settings
 from tests.support.service import InProcess
 
@@ -103,3 +106,42 @@ def test_bodies_are_described_field_by_field(path: str, method: str, fields: set
 def test_what_creates_takes_an_idempotency_key(path: str) -> None:
     headers = {item["name"].lower() for item in SCHEMA["paths"][path]["post"]["parameters"] if item["in"] == "header"}
     assert "idempotency-key" in headers
+
+
+BODIES = [
+    pytest.param(operation["requestBody"]["content"]["application/json"]["schema"], id=f"{method.upper()} {path}")
+    for path, item in SCHEMA["paths"].items()
+    for method, operation in item.items()
+    if "requestBody" in operation
+]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_every_body_has_an_example(body: dict[str, Any]) -> None:
+    names = [part["$ref"] for part in body.get("anyOf", [body]) if "$ref" in part]
+    assert names
+    for name in names:
+        assert SCHEMA["components"]["schemas"][name.rsplit("/", 1)[1]]["examples"]
+
+
+@pytest.mark.parametrize("model", EXAMPLES, ids=lambda model: model.__name__)
+def test_every_example_is_one_that_would_be_taken(model: type[BaseModel]) -> None:
+    model.model_validate(EXAMPLES[model])
+
+
+@pytest.mark.parametrize(("path", "operation"), OPERATIONS)
+def test_each_route_describes_its_errors(path: str, operation: dict[str, Any]) -> None:
+    if path in OPEN:
+        return
+    told = operation["responses"]
+    assert {"401", "403", "422"} <= set(told)
+    assert ("404" in told) >= ("{" in path)
+    for status, answer in told.items():
+        assert answer["description"].strip()
+        if status != "200":
+            assert answer["content"]["application/json"]["schema"]["$ref"]
+
+
+@pytest.mark.parametrize(("path", "operation"), OPERATIONS)
+def test_each_route_says_which_scope_it_needs(path: str, operation: dict[str, Any]) -> None:
+    assert path in OPEN or operation["x-scope"] in SCOPES
