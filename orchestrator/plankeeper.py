@@ -11,7 +11,7 @@ from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, select
 
 from orchestrator import admission, alerts, attempts, plans, runs, sweeps
-from orchestrator.admission import OPEN, TERMINAL
+from orchestrator.admission import OPEN
 from orchestrator.alertrules import Budget as What
 from orchestrator.alertrules import Raised, budget_alert
 from orchestrator.db import Database
@@ -79,8 +79,8 @@ def _going(session: Session, plan: Plan) -> bool:
 
 
 def _done(session: Session, plan: Plan) -> bool:
-    """Its sweep has ended, and so has all else that runs under it; or its whole grid has finished."""
-    still = select(Run.id).where(col(Run.plan_id) == plan.id, col(Run.status).not_in(TERMINAL)).limit(1)
+    """Its sweep has ended, and so has all else that was started under it; or its whole grid has finished."""
+    still = select(Run.id).where(col(Run.plan_id) == plan.id, col(Run.status).in_([RunStatus.QUEUED, *LIVE])).limit(1)
     if session.exec(still).first() is not None:
         return False
     if plan.sweep_id is not None:

@@ -340,3 +340,36 @@ def test_a_run_takes_the_plan_of_its_sweep(service: InProcess) -> None:
     runs = service.get("/runs", plan_id=plan)
     assert [item["sweep_id"] for item in runs] == [grid["id"], grid["id"], sweep["id"], sweep["id"]]
     assert [item["id"] for item in service.get("/sweeps", plan_id=plan)] == [grid["id"], sweep["id"]]
+
+
+HOSTILE = {
+    "as long as may be": "x" * 1_000_000,
+    "one line of cells": "|a" * 99_999,
+    "a table of many cells": "|a" * 50 + "|\n" + "|-" * 50 + "|\n" + ("|1" * 50 + "|\n") * 1900,
+    "nested quotes": ">" * 150_000,
+    "nested lists": "- " * 75_000,
+    "brackets": "[" * 150_000,
+    "scripts": MARKDOWN.replace("Find the", "<script>alert(1)</script><img src=x onerror=alert(1)> Find the"),
+    "carriage returns": MARKDOWN.replace("\n", "\r\n"),
+    "fences": "```\n" * 40_000,
+    "a table that contradicts its text": MARKDOWN.replace("- **Runs**: 2", "- **Runs**: 200"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_markdown_is_stored_as_it_is_and_answered(service: InProcess, what: str) -> None:
+    plan = make(service, markdown=HOSTILE[what])
+    assert plan["raw_markdown"] == HOSTILE[what]
+    assert isinstance(plan["problems"], list)
+    assert service.http.get(f"/plans/{plan['id']}").headers["content-type"].startswith("application/json")
+    sound = what in {"scripts", "carriage returns"}
+    status = service.http.post(f"/plans/{plan['id']}/approve").status_code
+    assert status == (200 if sound else 409)
+    service.http.delete(f"/plans/{plan['id']}").raise_for_status()
+
+
+def test_a_report_cannot_be_made_to_say_what_is_not_so(service: InProcess) -> None:
+    plan = make(service, "executing", markdown=HOSTILE["scripts"])
+    answer = service.http.get(f"/plans/{plan['id']}/report", params={"format": "markdown"})
+    assert answer.headers["content-type"].startswith("text/markdown")
+    assert answer.headers["x-content-type-options"] == "nosniff"
