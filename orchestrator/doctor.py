@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from orchestrator import __version__
 from orchestrator import home as home_files
+from orchestrator.alerting.targets import INSTALL, apprise_installed, targets_of
 from orchestrator.db import Database, scalar_pragma
 from orchestrator.detect import detect
 from orchestrator.errors import OrcError
@@ -21,7 +22,6 @@ from orchestrator.executors.gpus import GpuReader, own_visible_devices
 from orchestrator.executors.leases import LeaseFolder
 from orchestrator.filesystems import is_network, kind_of
 from orchestrator.migrate import revisions
-from orchestrator.notifying import INSTALL, apprise_installed, targets_of
 from orchestrator.rundir import free_bytes
 from orchestrator.settings import SECRET, Settings, provenance
 from orchestrator.slurm.facts import version_of

@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, select
 
-from orchestrator import admission, alerts, attempts, plans, runs, sweeps
+from orchestrator import admission, attempts, plans, runs, sweeps
 from orchestrator.admission import OPEN
-from orchestrator.alertrules import Budget as What
-from orchestrator.alertrules import Raised, budget_alert
+from orchestrator.alerting import alerts
+from orchestrator.alerting.rules import Budget as What
+from orchestrator.alerting.rules import Raised, budget_alert
 from orchestrator.db import Database
 from orchestrator.journal import SERVICE
 from orchestrator.models import Plan, Run

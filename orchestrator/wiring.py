@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from orchestrator import home as home_files
 from orchestrator import tokens
 from orchestrator.access import Access
-from orchestrator.alertrules import Thresholds
-from orchestrator.alertwatch import AlertWatch
+from orchestrator.alerting.courier import Courier
+from orchestrator.alerting.outbox import Recipients
+from orchestrator.alerting.rules import Thresholds
+from orchestrator.alerting.targets import targets_of
+from orchestrator.alerting.watch import AlertWatch
 from orchestrator.cluster import ClusterService
 from orchestrator.code.provenance import GitReader
 from orchestrator.code.recorder import CodeRecorder
 from orchestrator.collector import Collector
-from orchestrator.courier import Courier
 from orchestrator.db import Database
 from orchestrator.drafts import RunChecks
 from orchestrator.executors.gpus import GpuReader, own_visible_devices
@@ -27,8 +29,6 @@ from orchestrator.explaining import Explainer
 from orchestrator.gpuqueue import GpuQueue
 from orchestrator.migrate import migrate
 from orchestrator.models import Token
-from orchestrator.notifying import targets_of
-from orchestrator.outbox import Recipients
 from orchestrator.plankeeper import PlanKeeper
 from orchestrator.proc import ProcessId, host_name
 from orchestrator.profiles import Profiles

@@ -7,7 +7,7 @@ from sqlmodel import Session
 
 from api.answers import Json, page
 from api.deps import Before, Limit, OnceOnly, Sys, Who, Whose
-from orchestrator import alertchoices, alerts
+from orchestrator.alerting import alerts, choices
 from orchestrator.shapes import AlertCreate, AlertResponse
 
 router = APIRouter(tags=["alerts"])
@@ -43,11 +43,11 @@ def listing(
 def respond(system: Sys, identity: Whose, alert_id: str, body: AlertResponse) -> Json:
     """Records the choice, once. Where a rule of the service made the alert, "stop" and "rerun" are carried out."""
     with system.db.read() as session:
-        again, terms = alertchoices.to_repeat(session, alert_id, body.choice)
-    drafts = alertchoices.drafts(system.checks, again, terms)
+        again, terms = choices.to_repeat(session, alert_id, body.choice)
+    drafts = choices.drafts(system.checks, again, terms)
 
     def write(session: Session) -> dict[str, Any]:
-        found = alertchoices.respond(session, system.checks, alert_id, body.choice, drafts, identity)
+        found = choices.respond(session, system.checks, alert_id, body.choice, drafts, identity)
         return alerts.shown(session, [found])[0]
 
     return Json({"message": "Response recorded", **system.db.write(write)})

@@ -9,8 +9,8 @@ from starlette.responses import PlainTextResponse
 from api.answers import Json
 from api.deps import Sys
 from orchestrator import counters, events, runs, usage
-from orchestrator.advising import advise
 from orchestrator.environments.detection import detect
+from orchestrator.guidance.advising import advise
 from orchestrator.preview import shown
 from orchestrator.shapes import EnvironmentDetect
 from orchestrator.states import Reason

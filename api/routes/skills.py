@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 from api.answers import Json
 from api.deps import Sys, Whose
 from api.scopes import needs
-from orchestrator import briefing, skills
 from orchestrator import home as home_files
 from orchestrator.access import ADMIN, Identity
+from orchestrator.guidance import briefing, skills
 from orchestrator.shapes import SkillRender
 from orchestrator.wiring import System
 

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from orchestrator import home as home_files
-from orchestrator import skills
 from orchestrator.cli.common import JsonFlag, emit, say, table
 from orchestrator.client import Client
+from orchestrator.guidance import skills
 
 app = typer.Typer(help="Briefs for agents: how to plan and how to watch experiments here.", no_args_is_help=True)
 AGENTS = Path.home() / ".claude" / "skills"

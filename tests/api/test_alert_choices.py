@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator import alerts
-from orchestrator.alertrules import Raised
+from orchestrator.alerting import alerts
+from orchestrator.alerting.rules import Raised
 from tests.support.service import InProcess, Json, in_process
 from tests.support.waiting import wait_until
 from tests.support.webhooks import Hook, listening

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import skills
-from orchestrator.briefing import CONTEXT, PLANS, one_line, within
+from orchestrator.guidance import skills
+from orchestrator.guidance.briefing import CONTEXT, PLANS, one_line, within
 from tests.support.plans import bindable
 from tests.support.service import InProcess, Json
 

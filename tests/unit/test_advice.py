@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from orchestrator.advice import Like, Seen, compute_setup, estimated_effort, gpuwrap, parallel, pinning, soonest
+from orchestrator.guidance.advice import (
+    Like,
+    Seen,
+    compute_setup,
+    estimated_effort,
+    gpuwrap,
+    parallel,
+    pinning,
+    soonest,
+)
 
 LOCAL = Seen("local_gpu", "healthy", 4, 1, 16, 3)
 SLURM = Seen("slurm", "healthy", 24, 3, 16, 5)

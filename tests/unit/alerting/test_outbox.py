@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from sqlmodel import Session, col, select
 
-from orchestrator import alerts, outbox
-from orchestrator.alertrules import Raised
+from orchestrator.alerting import alerts, outbox
+from orchestrator.alerting.outbox import Recipients
+from orchestrator.alerting.rules import Raised
 from orchestrator.db import Database
 from orchestrator.models import Event, OutboxMessage
-from orchestrator.outbox import Recipients
 
 
 def told(database: Database, *channels: str, severity: str = "warning", least: str = "warning") -> list[OutboxMessage]:

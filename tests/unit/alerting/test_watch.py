@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from sqlmodel import Session, col, select
 
-from orchestrator import alerts, journal
-from orchestrator.alertrules import Thresholds
-from orchestrator.alertwatch import AlertWatch
+from orchestrator import journal
+from orchestrator.alerting import alerts
+from orchestrator.alerting.outbox import Recipients
+from orchestrator.alerting.rules import Thresholds
+from orchestrator.alerting.watch import AlertWatch
 from orchestrator.db import Database
 from orchestrator.executors.gpus import Gpu, GpuReading
 from orchestrator.explaining import Explainer
 from orchestrator.journal import SERVICE, record
 from orchestrator.models import Alert, Event, Metric, OutboxMessage, Run
-from orchestrator.outbox import Recipients
 from orchestrator.rundir import RunDir
 from orchestrator.slurm.checks import Bounds
 from orchestrator.states import Move, Reason, RunStatus

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator import alertrules
-from orchestrator.alertrules import IdleGpus, Raised, Seen
+from orchestrator.alerting import rules
+from orchestrator.alerting.rules import IdleGpus, Raised, Seen
 from orchestrator.plaintext import clean
 from orchestrator.why import Why
 
@@ -27,27 +27,27 @@ def raised(found: Raised | None) -> Raised:
 
 def test_a_failed_run_offers_what_why_proposes() -> None:
     more = {"auto_start": True, "resources": {"mem": "8G"}}
-    found = raised(alertrules.failed(run(reason="OUT_OF_MEMORY"), why(more)))
+    found = raised(rules.failed(run(reason="OUT_OF_MEMORY"), why(more)))
     assert (found.rule, found.choices, found.proposal) == ("failed", ("ignore", "rerun"), more)
     assert found.message == "Run r1 (train) has failed: It had too little memory. Ask for more memory."
 
 
 def test_a_failed_run_offers_a_plain_rerun_where_why_proposes_nothing() -> None:
-    assert raised(alertrules.failed(run(), why())).proposal == {"auto_start": True}
+    assert raised(rules.failed(run(), why())).proposal == {"auto_start": True}
 
 
 def test_a_run_that_fails_for_its_parent_alone_raises_nothing() -> None:
-    assert alertrules.failed(run(reason="PARENT_FAILED"), why()) is None
+    assert rules.failed(run(reason="PARENT_FAILED"), why()) is None
 
 
 def test_a_metric_that_is_not_finite_offers_to_stop() -> None:
-    found = raised(alertrules.nonfinite(run(), [NAN]))
+    found = raised(rules.nonfinite(run(), [NAN]))
     assert (found.severity, found.choices) == ("critical", ("ignore", "stop"))
     assert "loss" in found.message
 
 
 def test_a_metric_that_was_not_finite_once_is_less_severe() -> None:
-    assert raised(alertrules.nonfinite(run(), [("loss", 0.5, 150.0)])).severity == "warning"
+    assert raised(rules.nonfinite(run(), [("loss", 0.5, 150.0)])).severity == "warning"
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def test_a_metric_that_was_not_finite_once_is_less_severe() -> None:
 def test_what_is_not_finite_for_another_attempt_or_an_ending_run_raises_nothing(
     fields: dict[str, Any], metric: tuple[str, float | None, float]
 ) -> None:
-    assert alertrules.nonfinite(run(**fields), [metric]) is None
+    assert rules.nonfinite(run(**fields), [metric]) is None
 
 
 def test_another_attempt_is_another_condition() -> None:
-    one, two = (raised(alertrules.nonfinite(run(attempt=number), [NAN])).key for number in (1, 2))
+    one, two = (raised(rules.nonfinite(run(attempt=number), [NAN])).key for number in (1, 2))
     assert one != two
 
 
@@ -86,8 +86,8 @@ def test_another_attempt_is_another_condition() -> None:
 def test_no_progress_is_that_what_grew_grows_no_more(
     rows_at: float | None, log_at: float | None, since: float, fields: dict[str, Any], stuck: bool
 ) -> None:
-    assert alertrules.no_progress(run(**fields), rows_at, log_at, since, 1000.0, 500.0) is stuck
-    assert not alertrules.no_progress(run(**fields), rows_at, log_at, since, 1000.0, 0.0)
+    assert rules.no_progress(run(**fields), rows_at, log_at, since, 1000.0, 500.0) is stuck
+    assert not rules.no_progress(run(**fields), rows_at, log_at, since, 1000.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,12 @@ def test_no_progress_is_that_what_grew_grows_no_more(
     ],
 )
 def test_waiting_is_too_long_unless_somebody_wants_it(reason: str | None, limit: float, long: bool) -> None:
-    assert alertrules.waits_long(run(reason=reason), 100.0, 700.0, limit) is long
+    assert rules.waits_long(run(reason=reason), 100.0, 700.0, limit) is long
 
 
 def test_a_run_that_waits_offers_a_rerun_where_there_is_something_else_to_ask_for() -> None:
-    assert alertrules.pending(run(), 90_000.0, why()).choices == ("ignore", "stop")
-    found = alertrules.pending(run(), 90_000.0, why({"auto_start": True, "resources": {"nodes": 1}}))
+    assert rules.pending(run(), 90_000.0, why()).choices == ("ignore", "stop")
+    found = rules.pending(run(), 90_000.0, why({"auto_start": True, "resources": {"nodes": 1}}))
     assert found.choices == ("ignore", "stop", "rerun")
     assert "queued for 25 h. It had too little memory." in found.message
 
@@ -128,23 +128,23 @@ def test_a_gpu_that_does_not_tell_is_not_idle() -> None:
     ("used", "severity"), [(0.0, None), (7.9, None), (8.0, "warning"), (9.99, "warning"), (10.0, "critical")]
 )
 def test_a_budget_is_told_of_near_its_end_and_at_it(used: float, severity: str | None) -> None:
-    found = alertrules.budget_alert("p1", "Plan", "gpu_hours", used, 10.0, 0.8)
+    found = rules.budget_alert("p1", "Plan", "gpu_hours", used, 10.0, 0.8)
     assert (found.severity if found else None) == severity
 
 
 def test_a_budget_is_told_of_again_once_it_is_larger() -> None:
     keys = {
-        raised(alertrules.budget_alert("p1", "Plan", what, limit, limit, 0.8)).key
+        raised(rules.budget_alert("p1", "Plan", what, limit, limit, 0.8)).key
         for what in ("gpu_hours", "wall_time")
         for limit in (10.0, 20.0)
     }  # type: set[str]
     assert len(keys) == 4
-    assert alertrules.budget_alert("p1", "Plan", "gpu_hours", 10.0, 10.0, 0.0) is None
+    assert rules.budget_alert("p1", "Plan", "gpu_hours", 10.0, 10.0, 0.0) is None
 
 
 def test_runs_of_a_sweep_that_ask_for_the_same_and_fail_alike_are_one_topic() -> None:
     def topic(**fields: Any) -> str | None:
-        return raised(alertrules.failed(run(**fields), why())).topic
+        return raised(rules.failed(run(**fields), why())).topic
 
     assert topic() is None
     one = topic(sweep_id="s", reason="TIMEOUT", resources={"time": 5})
@@ -157,15 +157,15 @@ def test_runs_of_a_sweep_that_ask_for_the_same_and_fail_alike_are_one_topic() ->
 
 
 def test_the_words_of_several_count_them_and_tell_of_the_first() -> None:
-    first = raised(alertrules.failed(run(sweep_id="s"), why()))
-    several = alertrules.of_several(first, 6)
+    first = raised(rules.failed(run(sweep_id="s"), why()))
+    several = rules.of_several(first, 6)
     assert several.message.startswith("6 runs of one sweep are in the same state. The first: Run r1 (train) has failed")
-    assert alertrules.counted(several.message, 70).startswith("70 runs")
-    assert alertrules.counted(several.message, 70).endswith(first.message)
+    assert rules.counted(several.message, 70).startswith("70 runs")
+    assert rules.counted(several.message, 70).endswith(first.message)
 
 
 def test_a_message_has_no_control_characters_and_an_end() -> None:
-    found = raised(alertrules.failed(run(name="a\x1b[2J\r\nBcc: x"), Why("c", "y" * 2**20, "", [])))
+    found = raised(rules.failed(run(name="a\x1b[2J\r\nBcc: x"), Why("c", "y" * 2**20, "", [])))
     assert found.message.isprintable()
     assert len(found.message) <= 2000
     assert clean("\x00\u202e") == ""

@@ -10,11 +10,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator import outbox
+from orchestrator.alerting import outbox
+from orchestrator.alerting.targets import NotTaken, Target
 from orchestrator.db import Database
 from orchestrator.errors import OrcError
 from orchestrator.models import OutboxMessage
-from orchestrator.notifying import NotTaken, Target
 
 log = logging.getLogger(__name__)
 DEADLINE = 20.0  # seconds for one message, whatever the target does

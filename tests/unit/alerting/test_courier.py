@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from sqlmodel import Session, col, select
 
-from orchestrator import alerts, notifying, outbox
-from orchestrator.alertrules import Raised
-from orchestrator.courier import Courier
+from orchestrator.alerting import alerts, outbox, targets
+from orchestrator.alerting.courier import Courier
+from orchestrator.alerting.outbox import Recipients
+from orchestrator.alerting.rules import Raised
+from orchestrator.alerting.targets import Target, targets_of
 from orchestrator.db import Database
 from orchestrator.doctor import examine
 from orchestrator.errors import BadInput
 from orchestrator.models import Event, OutboxMessage
-from orchestrator.notifying import Target, targets_of
-from orchestrator.outbox import Recipients
 from orchestrator.settings import Settings
 from tests.support.waiting import wait_until
 from tests.support.webhooks import Hook, listening
@@ -35,7 +35,7 @@ def hook() -> Iterator[Hook]:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was not taken is tried again soon: how seldom, the outbox's own tests tell."""
     monkeypatch.setattr(outbox, "FIRST_WAIT", 0.05)
-    monkeypatch.setattr("orchestrator.courier.SHORTEST", 0.01)
+    monkeypatch.setattr("orchestrator.alerting.courier.SHORTEST", 0.01)
 
 
 def webhooks(*urls: str, **more: Any) -> dict[str, Target]:
@@ -211,15 +211,15 @@ def test_apprise_sends_to_its_targets(database: Database, hook: Hook) -> None:
 def test_where_apprise_is_missing_the_message_stays_and_the_doctor_says_so(
     database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("orchestrator.notifying.apprise_installed", lambda: False)
+    monkeypatch.setattr("orchestrator.alerting.targets.apprise_installed", lambda: False)
     monkeypatch.setattr("orchestrator.doctor.apprise_installed", lambda: False)
     settings = Settings(home=tmp_path / "home", notify_apprise=["json://localhost"])
     with courier(database, targets_of(settings)):
         warn(database)
         wait_until(lambda: messages(database)[0].attempts > 0, "an attempt")
-    assert notifying.INSTALL in (messages(database)[0].error or "")
+    assert targets.INSTALL in (messages(database)[0].error or "")
     (finding,) = [finding for finding in examine(settings) if finding.topic == "apprise"]
-    assert (finding.level, notifying.INSTALL in finding.words) == ("error", True)
+    assert (finding.level, targets.INSTALL in finding.words) == ("error", True)
 
 
 def test_no_secret_is_stored_or_shown(database: Database, tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 from sqlalchemy import select as sql_select
 from sqlmodel import Session, col
 
-from orchestrator import advice
-from orchestrator.advice import Like, Seen
 from orchestrator.environments.detection import Found, detect
 from orchestrator.executors.base import SubmissionSpec, Task
 from orchestrator.executors.line import overview
 from orchestrator.executors.sharedfiles import user_name
+from orchestrator.guidance import advice
+from orchestrator.guidance.advice import Like, Seen
 from orchestrator.models import Cluster, Plan, Run
 from orchestrator.planning.overlap import related
 from orchestrator.preview import expected

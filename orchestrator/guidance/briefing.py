@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, func, select
 
-from orchestrator import alerts, runs, sweeps
+from orchestrator import runs, sweeps
+from orchestrator.alerting import alerts
 from orchestrator.models import Metric, Plan, Run
 from orchestrator.planning.reading import reading
 from orchestrator.planning.report import goal_of

@@ -5,9 +5,10 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from orchestrator import alerts, runs
+from orchestrator import runs
 from orchestrator.access import Identity
-from orchestrator.alertrules import AGAIN, RERUN, STOP
+from orchestrator.alerting import alerts
+from orchestrator.alerting.rules import AGAIN, RERUN, STOP
 from orchestrator.drafts import Draft, RunChecks
 from orchestrator.errors import BadInput, Conflict
 from orchestrator.journal import change

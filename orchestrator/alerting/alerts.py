@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlmodel import Session, col, func, select
 
-from orchestrator import alertrules, ids, outbox
-from orchestrator.alertrules import MOST_ALONE, Raised, Seen
+from orchestrator import ids
+from orchestrator.alerting import outbox, rules
+from orchestrator.alerting.rules import MOST_ALONE, Raised, Seen
 from orchestrator.errors import NotFound
 from orchestrator.journal import SERVICE, Actor, change, record
 from orchestrator.models import Alert, AlertRun, Run
@@ -98,7 +99,7 @@ def _raise_topic(session: Session, topic: str | None, items: list[Raised]) -> No
             raise_alert(session, raised)
         return
     if of_several is None:
-        of_several = raise_alert(session, alertrules.of_several(items[0], len(items)))
+        of_several = raise_alert(session, rules.of_several(items[0], len(items)))
         assert of_several is not None  # its key has the run's, which is new
     _join(session, of_several, items)
 
@@ -113,7 +114,7 @@ def _join(session: Session, alert: Alert, items: Sequence[Raised]) -> None:
     session.add_all(AlertRun(key=item.key, alert_id=alert.id, run_id=item.run_id or "") for item in items)
     session.flush()
     count = session.exec(select(func.count()).where(col(AlertRun.alert_id) == alert.id)).one()
-    message = alertrules.counted(alert.message, count)
+    message = rules.counted(alert.message, count)
     change(session, alert, SERVICE, "alert.grown", f"alert:{alert.id}", {"message": message})
 
 
@@ -157,7 +158,7 @@ def _standing(session: Session, found: Sequence[Alert]) -> dict[str, list[Run]]:
 
 def _stands(alert: Alert, run: Run, key: str | None) -> bool:
     status = _STANDING.get(alert.rule, RunStatus.RUNNING)
-    return run.status == status and alertrules.key(alert.rule, seen_of(run)) == key
+    return run.status == status and rules.key(alert.rule, seen_of(run)) == key
 
 
 _STANDING = {"failed": RunStatus.FAILED, "pending": RunStatus.QUEUED}

@@ -15,8 +15,9 @@ from typing import Any
 from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, func, select
 
-from orchestrator import alertrules, alerts, events, runs
-from orchestrator.alertrules import IdleGpus, Raised, Seen, Thresholds
+from orchestrator import events, runs
+from orchestrator.alerting import alerts, rules
+from orchestrator.alerting.rules import IdleGpus, Raised, Seen, Thresholds
 from orchestrator.db import Database
 from orchestrator.errors import OrcError
 from orchestrator.executors.line import Reader
@@ -123,7 +124,7 @@ class AlertWatch:
         return _untold(session, "failed", ended.values())
 
     def _failed(self, ended: Iterable[Run]) -> list[Raised]:
-        raised = (alertrules.failed(alerts.seen_of(run), self._why(run)) for run in ended)
+        raised = (rules.failed(alerts.seen_of(run), self._why(run)) for run in ended)
         return [found for found in raised if found is not None]
 
     def _why(self, run: Run) -> Why:
@@ -148,7 +149,7 @@ class AlertWatch:
 
         def look() -> list[Raised]:
             seen = {row.id: alerts.seen_of(row) for row in running}
-            raised = [alertrules.nonfinite(seen[run_id], metrics) for run_id, metrics in bad.items()]
+            raised = [rules.nonfinite(seen[run_id], metrics) for run_id, metrics in bad.items()]
             raised += [self._progress(run, grown.get(run.id), now) for run in seen.values()]
             self._suspended = {run_id: at for run_id, at in self._suspended.items() if run_id in seen}
             return [*(found for found in raised if found is not None), *self._idle_gpus(running, seen, now)]
@@ -160,7 +161,7 @@ class AlertWatch:
         if run.reason == Reason.SUSPENDED:
             self._suspended[run.id] = now
         since, limit = max(self._began, self._suspended.get(run.id, 0.0)), self._thresholds.no_progress_seconds
-        if not alertrules.no_progress(run, rows_at, None, since, now, limit):
+        if not rules.no_progress(run, rows_at, None, since, now, limit):
             return None
         try:
             log_at: float | None = RunDir(self._runs_dir, run.id).attempt(run.attempt).log.stat().st_mtime
@@ -169,9 +170,9 @@ class AlertWatch:
         except OSError as error:  # a look that failed tells nothing
             log.warning("the log of run %s cannot be looked at: %s", run.id, error)
             return None
-        if not alertrules.no_progress(run, rows_at, log_at, since, now, limit):
+        if not rules.no_progress(run, rows_at, log_at, since, now, limit):
             return None
-        return alertrules.stuck(run, now - max(rows_at or 0.0, log_at or 0.0, since))
+        return rules.stuck(run, now - max(rows_at or 0.0, log_at or 0.0, since))
 
     def _idle_gpus(self, running: Sequence[Any], seen: Mapping[str, Seen], now: float) -> list[Raised]:
         """Runs here whose GPUs do nothing. The driver is asked now and then, and only while there are such runs."""
@@ -189,7 +190,7 @@ class AlertWatch:
             self._idle_for = self._idle.look(loads, held, percent, now)
         long = {attempt: idle for attempt, idle in self._idle_for.items() if attempt in held and idle >= limit}
         return [
-            alertrules.idle_gpu(seen[run_id], len(held[run_id, number]), idle, percent)
+            rules.idle_gpu(seen[run_id], len(held[run_id, number]), idle, percent)
             for (run_id, number), idle in long.items()
         ]
 
@@ -200,14 +201,14 @@ class AlertWatch:
         limit = self._thresholds.pending_seconds
         rows = session.connection().execute(_QUEUED.where(col(Run.queued_at) <= now - limit)).all()
         since = {row.id: _waits_since(row) for row in rows}
-        late = [row for row in rows if alertrules.waits_long(alerts.seen_of(row), since[row.id], now, limit)]
+        late = [row for row in rows if rules.waits_long(alerts.seen_of(row), since[row.id], now, limit)]
         found = runs.many(session, [row.id for row in _untold(session, "pending", late)][:AT_ONCE])
         return [(since[run.id], run) for run in found.values()]
 
     def _pending(self, waiting: Iterable[tuple[float, Run]], now: float) -> list[Raised]:
         shown = self._shown()
         return [
-            alertrules.pending(alerts.seen_of(run), now - since, self._why(run))
+            rules.pending(alerts.seen_of(run), now - since, self._why(run))
             for since, run in waiting
             if (shown.get(run.id) or run.scheduler or {}).get("reason") not in WANTED
         ]
@@ -233,7 +234,7 @@ def _settle(session: Session, news: Sequence[Raised]) -> None:
 
 def _untold(session: Session, rule: str, found: Iterable[Any]) -> list[Any]:
     """Without those that have had their alert."""
-    keys = {alertrules.key(rule, alerts.seen_of(run)): run for run in found}
+    keys = {rules.key(rule, alerts.seen_of(run)): run for run in found}
     told = alerts.known(session, list(keys))
     return [run for key, run in keys.items() if key not in told]
 

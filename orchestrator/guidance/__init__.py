@@ -1,0 +1,1 @@
+"""What an agent is told: advice from facts, briefs with the state of things filled in."""
