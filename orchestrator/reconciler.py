@@ -89,8 +89,10 @@ class Reconciler:
             executor.close()
 
     def _loop(self) -> None:
-        while not self._closing:
+        while True:
             self._wakeup.clear()
+            if self._closing:  # looked at after the clearing, or a close between the two would be slept through
+                return
             begin, commits = time.monotonic(), self._db.writer.commits
             try:
                 pause = self.once()

@@ -60,7 +60,7 @@ def _store(session: Session, run: Run | None, actor: Actor, told: dict[str, Any]
     if run is not None:
         told = {"run_id": run.id} | told | {"plan_id": run.plan_id}
     session_id = run.chat_session_id if run is not None else None
-    alert = Alert(id=ids.plan_id(), timestamp=time.time(), session_id=session_id, **told, **hidden)
+    alert = Alert(id=ids.run_id(), timestamp=time.time(), session_id=session_id, **told, **hidden)
     session.add(alert)
     record(session, actor, "alert.created", f"alert:{alert.id}", alert.message, None, told)
     outbox.add(session, alert, _public(alert), run)
