@@ -38,13 +38,13 @@ class Spent:
     first: float | None
 
 
-def spent(session: Session, plan_id: str, *, without: str = "") -> Spent:
-    """The sums over a plan's runs, but for one."""
+def spent(session: Session, plan_id: str) -> Spent:
+    """The sums over a plan's runs."""
     over = col(Run.status).in_(TERMINAL)
     reserved = func.coalesce(func.sum(case((over, 0.0), else_=col(Run.reserved_gpu_seconds))), 0.0)
     query = sql_select(
         func.count(), func.coalesce(func.sum(col(Run.gpu_seconds)), 0.0), reserved, func.min(Run.created_at)
-    ).where(col(Run.plan_id) == plan_id, col(Run.id) != without)
+    ).where(col(Run.plan_id) == plan_id)
     count, used, kept, first = session.connection().execute(query).one()
     return Spent(count, used, kept, first)
 
@@ -115,7 +115,7 @@ class Admission:
         if plan is not None and bounds is not None:
             asked = Asked(draft.body.command, flatten(draft.terms.columns, draft.workdir), params)
             found, told = differences(bounds, asked)
-            self._hold(plan, bounds, found if self._identity.require_plan else [], needs or 0.0, new=True)
+            self._hold(plan, bounds, found if self._identity.require_plan else [], runs=1, reserved=needs or 0.0)
             params = told or params
         return {"sweep_params": params, "reserved_gpu_seconds": needs or 0.0}
 
@@ -125,22 +125,25 @@ class Admission:
         if self._identity.require_plan and bounds is not None and command not in bounds.commands:
             raise refusal(plan, [Difference("command", shown(bounds.commands), command)])
 
-    def start(self, run: Run, changes: Mapping[str, Any] | None = None) -> None:
-        """A stored run is to be started, or to become another. Raises as ``admit`` does."""
+    def start(self, run: Run) -> None:
+        """A stored run is to be started. Raises as ``admit`` does."""
+        self.change(run, {})
+
+    def change(self, run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """A stored run is to become another: its columns after it. Raises as ``admit`` does."""
         plan = self._plan_of(run)
         bounds = self._open(plan)
         if plan is None or bounds is None:
-            return
-        found: list[Difference] = []
-        if self._identity.require_plan:
-            columns = run.model_dump(exclude={"env"}) | {"env": run.env, **(changes or {})}
-            asked = Asked(columns["command"], flatten(columns, columns["workdir"] or ""), _told(run, changes))
-            found, _ = differences(bounds, asked)
-        needs = gpu_seconds(run.model_dump(), run.cpus)
+            return dict(changes)
+        columns = {**run.model_dump(), **changes}
+        params = None if "command" in changes else run.sweep_params  # of another command it is read anew
+        found, told = differences(bounds, Asked(columns["command"], flatten(columns, columns["workdir"] or ""), params))
+        needs = gpu_seconds(columns, run.cpus)
         _countable(plan, bounds, run.resources, needs)
-        self._spent[plan.id] = spent(self._session, plan.id, without=run.id)
-        self._hold(plan, bounds, found, needs or 0.0, new=False)
+        more = (needs or 0.0) - run.reserved_gpu_seconds
+        self._hold(plan, bounds, found if self._identity.require_plan else [], runs=0, reserved=more)
         run.reserved_gpu_seconds = needs or 0.0
+        return {**changes, "sweep_params": told or params}
 
     def _plan_of(self, run: Run) -> Plan | None:
         return plan_of(self._session, self._identity, run.plan_id, None)
@@ -156,11 +159,11 @@ class Admission:
             raise Forbidden(f"Plan {plan.id} is {plan.status}: {words}.")
         return bounds
 
-    def _hold(self, plan: Plan, bounds: Bounds, found: list[Difference], needs: float, *, new: bool) -> None:
-        """Counts the run, or refuses it with all that is outside."""
+    def _hold(self, plan: Plan, bounds: Bounds, found: list[Difference], *, runs: int, reserved: float) -> None:
+        """Counts so many more runs and GPU-seconds that they may use, or refuses them with all that is outside."""
         before = self._spent.get(plan.id) or spent(self._session, plan.id)
-        after = Spent(before.runs + 1, before.gpu_seconds, before.reserved + needs, before.first)
-        found = found + _over(bounds, plan, after, new=new)
+        after = Spent(before.runs + runs, before.gpu_seconds, before.reserved + reserved, before.first)
+        found = found + _over(bounds, plan, after, more=runs > 0)
         if found:
             raise refusal(plan, found)
         self._spent[plan.id] = after
@@ -178,11 +181,6 @@ def _countable(plan: Plan | None, bounds: Bounds | None, resources: Mapping[str,
             raise BadInput(f"resources.slurm.{name}", f"cannot be counted: ask by resources.gpus, for {which}.")
 
 
-def _told(run: Run, changes: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The configuration that a run has; of a changed command it is read anew."""
-    return None if changes and "command" in changes else run.sweep_params
-
-
 def gpu_seconds(columns: Mapping[str, Any], cpus: int) -> float | None:
     """GPUs × time that a run of these columns may use; None for one without a time limit that holds GPUs."""
     resources = columns["resources"]
@@ -194,10 +192,10 @@ def gpu_seconds(columns: Mapping[str, Any], cpus: int) -> float | None:
     return gpus * parse_time(time_limit)
 
 
-def _over(bounds: Bounds, plan: Plan, after: Spent, *, new: bool) -> list[Difference]:
+def _over(bounds: Bounds, plan: Plan, after: Spent, *, more: bool) -> list[Difference]:
     """Where the budget would not be kept."""
     budget, found = bounds.budget, []
-    if budget.runs is not None and new and after.runs > budget.runs:
+    if budget.runs is not None and more and after.runs > budget.runs:
         found.append(Difference("budget.runs", budget.runs, after.runs))
     hours = (after.gpu_seconds + after.reserved) / 3600
     if budget.gpu_hours is not None and hours > budget.gpu_hours + 1e-9:

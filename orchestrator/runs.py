@@ -223,7 +223,7 @@ def update(session: Session, run_id: str, fields: dict[str, Any], identity: Iden
     if {"command", "workdir"} & set(fields) and RunStatus(run.status).terminal:
         raise Conflict(f"Run {run.id} has {run.status}: rerun it with another command instead.")
     if {"command", "workdir"} & set(fields):
-        Admission(session, identity).start(run, fields)
+        fields = Admission(session, identity).change(run, fields)
     change(session, run, identity.actor, "run.updated", f"run:{run.id}", fields)
     return run
 
