@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from orchestrator.cli import emulate, gpu, insight, plans, runs, service, steering, sweeps, tokens
+from orchestrator.cli import emulate, gpu, insight, mcp, plans, runs, service, steering, sweeps, tokens
 from orchestrator.cli.common import Rest, fail
 from orchestrator.errors import OrcError
 
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (service, runs, sweeps, steering, insight):
+for module in (service, runs, sweeps, steering, insight, mcp):
     app.registered_commands += module.app.registered_commands
 app.command("emulate-slurm")(emulate.emulate_slurm)
 app.add_typer(plans.app, name="plan")
