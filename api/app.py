@@ -12,7 +12,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from api import answers, docs, schema, scopes
+from api import answers, docs, mcp, schema, scopes
 from api.activity import Activity
 from api.answers import Json
 from api.deps import Sys
@@ -90,6 +90,7 @@ def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: No
         app.include_router(module.router, dependencies=[_TOKEN, _BEARER])
     app.include_router(docs.router)
     app.openapi = schema.with_examples(app)  # type: ignore[method-assign]  # as FastAPI's documentation has it
+    app.router.routes.append(mcp.route(app))
     app.add_api_route("/healthz", healthz, tags=["service"], summary="The service answers.")
     app.add_api_route("/readyz", readyz, tags=["service"], summary="The service works.")
     return app

@@ -56,13 +56,7 @@ class Access:
     def reload(self) -> None:
         """Reads them anew, after a change."""
         with self._reading:  # of two at once the later must not put the older rows back
-            known = {
-                row.hash: Identity(
-                    row.name, frozenset(row.scopes), row.require_plan or self._require_plan, row.expires_at
-                )
-                for row in self._tokens()
-                if row.revoked_at is None
-            }
+            known = {row.hash: self._identity(row) for row in self._tokens() if row.revoked_at is None}
             self._known = known | {self._admin: Identity(ADMIN, frozenset({ADMIN}), self._require_plan)}
 
     def _identity(self, row: Token) -> Identity:

@@ -7,12 +7,6 @@ with Client() as orc:
     print(orc.wait([run["id"]])[0]["status"])
 """
 
-import ipaddress
-import os
-import socket
-import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,23 +16,29 @@ from typing import Any, Self
 import httpx2
 
 from orchestrator import home as home_files
-from orchestrator.errors import OrcError, ServerUnreachable, UntrustedServer
-from orchestrator.proc import ProcessId, host_name, listener_uid
+from orchestrator.discovery import find_server
+from orchestrator.errors import OrcError, ServerUnreachable
 
 Json = dict[str, Any]
 TERMINAL = ("finished", "failed", "stopped")
-START_SECONDS = 30.0
 WAIT_SECONDS = 30.0
 WAIT_RUNS = 1000
 
 
 class RequestFailed(OrcError):
-    """The server answered with an error. ``status``: HTTP's; ``detail``: the server's own words."""
+    """The server answered with an error. ``status``: HTTP's; ``detail``: the server's own words.
 
-    def __init__(self, status: int, detail: Any) -> None:
+    Where a plan refused: ``plan_id``, ``diff`` (what it says, what was asked), ``amendment`` (what allows just that).
+    """
+
+    def __init__(self, status: int, detail: Any, answer: Mapping[str, Any] | None = None) -> None:
         super().__init__(_words(detail))
         self.status = status
         self.detail = detail
+        said = answer or {}
+        self.plan_id: str | None = said.get("plan_id")
+        self.diff: list[Json] = list(said.get("diff") or ())
+        self.amendment: Json | None = said.get("amendment")
 
 
 def _words(detail: Any) -> str:
@@ -57,7 +57,7 @@ class Client:
 
     def __init__(self, home: Path | None = None, url: str | None = None, *, start: bool = True) -> None:
         self.home = home or home_files.default_home()
-        self._http = self._connect(url or os.environ.get("ORC_URL"), start=start)
+        self._http = self._connect(url, start=start)
 
     def __enter__(self) -> Self:
         return self
@@ -71,54 +71,12 @@ class Client:
         """Closes the connection."""
         self._http.close()
 
-    # -- finding the server ----------------------------------------------------------------------------------------
-
     def _connect(self, url: str | None, *, start: bool) -> httpx2.Client:
-        if url is not None:
-            return self._over_tcp(url)
-        found = self._running()
-        if found is None and start:
-            start_server(self.home)
-            found = self._running()
-        if found is None:
-            raise ServerUnreachable(f"No server runs for {self.home}: start one with `orc serve`.")
-        return found
-
-    def _running(self) -> httpx2.Client | None:
-        """A connection to the server that server.json tells of, or None when none answers."""
-        said = home_files.read_server_file(self.home)
-        if said is None:
-            return None
-        if said.get("host") != host_name():
-            raise ServerUnreachable(
-                f"The server of {self.home} runs on {said.get('host')}, not here: use it there, or set ORC_URL."
-            )
-        path = Path(str(said.get("socket")))
-        owner = _socket_owner(path)
-        if owner is not None:
-            if owner != os.getuid():
-                raise UntrustedServer(f"The process behind {path} belongs to uid {owner}: the token was not sent.")
-            return self._client(httpx2.HTTPTransport(uds=str(path)), "http://localhost")
-        alive = ProcessId.of(int(said["pid"])) is not None
-        return self._over_tcp(str(said["url"])) if alive and _answers(str(said["url"])) else None
-
-    def _over_tcp(self, url: str) -> httpx2.Client:
-        """A connection over TCP: to this machine alone, and only when the process that listens is the user's own."""
-        parts = httpx2.URL(url)
-        if not _is_loopback(parts.host):
-            raise UntrustedServer(
-                f"{url} is not on this machine: the token was not sent. Reach it by a tunnel (ssh -L) to localhost."
-            )
-        owner = listener_uid(_address(parts.host), parts.port or 80)
-        if owner is None:
-            raise ServerUnreachable(f"Nothing listens at {url}.")
-        if owner != os.getuid():
-            raise UntrustedServer(f"What listens at {url} belongs to uid {owner}: the token was not sent.")
-        return self._client(None, url)
-
-    def _client(self, transport: httpx2.HTTPTransport | None, url: str) -> httpx2.Client:
-        headers = {"X-Auth-Token": home_files.read_token(self.home)}
-        return httpx2.Client(transport=transport, base_url=url, headers=headers, timeout=60.0, trust_env=False)
+        found = find_server(self.home, url, start=start)
+        transport = httpx2.HTTPTransport(uds=str(found.socket)) if found.socket is not None else None
+        return httpx2.Client(
+            transport=transport, base_url=found.url, headers=found.headers, timeout=60.0, trust_env=False
+        )
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -130,7 +88,7 @@ class Client:
         except httpx2.TransportError as error:
             raise ServerUnreachable(f"The server does not answer: {error}") from error
         if answer.is_error:
-            raise RequestFailed(answer.status_code, _detail(answer))
+            raise failure(answer)
         return answer.json()
 
     def text(self, path: str, params: Mapping[str, Any] | None = None) -> str:
@@ -140,7 +98,7 @@ class Client:
         except httpx2.TransportError as error:
             raise ServerUnreachable(f"The server does not answer: {error}") from error
         if answer.is_error:
-            raise RequestFailed(answer.status_code, _detail(answer))
+            raise failure(answer)
         return answer.text
 
     def stream(self, path: str, params: Mapping[str, Any] | None = None) -> Iterator[tuple[str, str, str]]:
@@ -148,7 +106,7 @@ class Client:
         with self._http.stream("GET", path, params=dict(params or {}), timeout=None) as answer:
             if answer.is_error:
                 answer.read()
-                raise RequestFailed(answer.status_code, _detail(answer))
+                raise failure(answer)
             fields: dict[str, str] = {}
             for line in answer.iter_lines():
                 if line:
@@ -265,78 +223,16 @@ class Client:
         return dict(self.request("POST", f"/plans/{plan_id}/{action}", body))
 
 
-def start_server(home: Path) -> None:
-    """Starts a server on demand, detached, and waits until it answers. Raises ServerUnreachable with its last words."""
-    if "ORC_RUN_ID" in os.environ:
-        raise ServerUnreachable(
-            f"No server runs for {home}, and one started from inside a run would end with it: `orc serve` outside."
-        )
-    home_files.make_home(home)
-    log = home / "server.log"
-    command = [sys.executable, "-m", "api", "--on-demand", "--port", "0"]
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "ORC_HOME": str(home)},
-            cwd=Path.home(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        said = home_files.read_server_file(home)
-        if said is not None and _answers(str(said["url"])):
-            process.returncode = 0  # it goes on without us: no warning when this object ends
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.02)
-    words = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-    raise ServerUnreachable(f"The server could not be started: {' '.join(words) or 'it said nothing'} (more in {log}).")
-
-
-def _detail(answer: httpx2.Response) -> Any:
+def failure(answer: httpx2.Response) -> RequestFailed:
+    """An answer that is an error, as such."""
     try:
         content = answer.json()
     except ValueError:
-        return f"HTTP {answer.status_code}: {answer.text[:500]}"
-    detail = content.get("detail", content) if isinstance(content, dict) else content
-    problems = content.get("problems") if isinstance(content, dict) else None
+        return RequestFailed(answer.status_code, f"HTTP {answer.status_code}: {answer.text[:500]}")
+    if not isinstance(content, dict):
+        return RequestFailed(answer.status_code, content)
+    detail = content.get("detail", content)
+    problems = content.get("problems")
     if problems:
-        return "\n".join([str(detail), *(f"line {item['line']}: {item['message']}" for item in problems)])
-    return detail
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _address(host: str) -> str:
-    return "127.0.0.1" if host == "localhost" else host
-
-
-def _socket_owner(path: Path) -> int | None:
-    """The uid of the process that listens on a Unix socket (SO_PEERCRED), None when nobody does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return None
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", credentials)[1])
-
-
-def _answers(url: str) -> bool:
-    parts = httpx2.URL(url)
-    try:
-        with socket.create_connection((_address(parts.host), parts.port or 80), timeout=2):
-            return True
-    except OSError:
-        return False
+        detail = "\n".join([str(detail), *(f"line {item['line']}: {item['message']}" for item in problems)])
+    return RequestFailed(answer.status_code, detail, content)

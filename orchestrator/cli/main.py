@@ -4,7 +4,20 @@ import sys
 
 import typer
 
-from orchestrator.cli import alerts, emulate, gpu, insight, plans, runs, service, skills, steering, sweeps, tokens
+from orchestrator.cli import (
+    alerts,
+    emulate,
+    gpu,
+    insight,
+    mcp,
+    plans,
+    runs,
+    service,
+    skills,
+    steering,
+    sweeps,
+    tokens,
+)
 from orchestrator.cli.common import Rest, fail
 from orchestrator.errors import OrcError
 
@@ -15,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (service, runs, sweeps, steering, insight, alerts):
+for module in (service, runs, sweeps, steering, insight, alerts, mcp):
     app.registered_commands += module.app.registered_commands
 app.command("emulate-slurm")(emulate.emulate_slurm)
 app.add_typer(plans.app, name="plan")

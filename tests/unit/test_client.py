@@ -1,6 +1,7 @@
 """The client without a server: how it waits, what it says, whom it trusts."""
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import httpx2
 import pytest
 
 from orchestrator.cli.following import wait_for
-from orchestrator.client import Client, RequestFailed, start_server
-from orchestrator.errors import ServerUnreachable, UntrustedServer
+from orchestrator.client import Client, RequestFailed
+from orchestrator.discovery import start_server
+from orchestrator.errors import ServerUnreachable, Unauthorized, UntrustedServer
 
 
 @pytest.fixture
@@ -131,3 +133,19 @@ def test_no_server_is_started_from_inside_a_run(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ServerUnreachable, match="inside a run"):
         start_server(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_plan_refused_comes_with_what_would_allow_it(answering: Any) -> None:
+    refusal = {"plan_id": "p", "diff": [{"field": "runs", "plan": 1, "asked": 2}], "amendment": {"budget": {"runs": 2}}}
+    answer = httpx2.Response(403, json={"detail": "outside", **refusal})
+    with answering(lambda _: answer) as orc, pytest.raises(RequestFailed) as caught:
+        orc.create_run("x", "true")
+    found = caught.value
+    assert {"plan_id": found.plan_id, "diff": found.diff, "amendment": found.amendment} == refusal
+
+
+def test_a_token_file_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("ORC_TOKEN_FILE", str(tmp_path / "missing"))
+        with pytest.raises(Unauthorized, match="missing"):
+            Client(tmp_path, f"http://127.0.0.1:{listener.getsockname()[1]}")

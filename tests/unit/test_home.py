@@ -21,8 +21,11 @@ def test_the_token_is_made_once_whoever_is_first(tmp_path: Path) -> None:
         thread.join()
     assert len(set(found)) == 1
     assert len(found[0]) >= 32
-    assert oct((tmp_path / "h" / "token").stat().st_mode & 0o777) == "0o600"
-    assert [path.name for path in (tmp_path / "h").iterdir()] == ["token"]
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "h").iterdir()} == {
+        "token": "0o600",
+        "header": "0o600",
+    }
+    assert (tmp_path / "h" / "header").read_text() == f"X-Auth-Token: {found[0]}\n"
 
 
 def test_a_token_is_read_from_a_named_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

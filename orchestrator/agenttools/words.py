@@ -1,0 +1,67 @@
+"""What a tool says when its call failed: the service's own words, and what to do next."""
+
+from typing import Any
+
+from orchestrator.agenttools.shortening import LIMIT, cut, dumps, without_nothing
+from orchestrator.client import RequestFailed
+from orchestrator.errors import BadInput, OrcError, ServerUnreachable, UntrustedServer
+
+_NEXT = {
+    400: "That cannot follow its present status: look at it (run, sweep or plan) before you go on.",
+    401: "Ask a person for a token that is valid: ORC_TOKEN_FILE of `orc mcp`, or the Authorization header of /mcp.",
+    404: "The tools runs, sweeps, plans and alerts list the ids that there are.",
+    409: "Look at what is there (run, sweep or plan), mend what is named, and call again.",
+    413: "Send less in one call.",
+    422: "Mend the fields that are named and call again.",
+    500: "It is not your call that is wrong: tell a person to look into the server's log.",
+    501: "Do without it, or ask a person to install what is missing.",
+    503: "Nothing was stored: call again in a while.",
+    507: "Nothing was stored: a person has to make room on the disk.",
+}
+_SCOPE = "Your token may not do this, and no tool changes that: ask a person to do it, or for a token with that scope."
+_UNREACHABLE = "A person can start the server: `orc serve`, on the machine where its $ORC_HOME is."
+_LISTS = {"run": "runs", "sweep": "sweeps", "plan": "plans", "alert": "alerts"}
+
+
+def explain(error: OrcError) -> tuple[str, dict[str, Any]]:
+    """The words for the model, and the same as data."""
+    words = f"{error.field}: {error.message}" if isinstance(error, BadInput) else error.message
+    said: dict[str, Any] = {"error": cut(words, LIMIT // 2), "next": _next(error)}
+    if isinstance(error, RequestFailed):
+        said |= {"status": error.status, "plan_id": error.plan_id, "diff": error.diff, "amendment": error.amendment}
+    said = without_nothing(said)
+    lines = [said["error"]]
+    lines += [_difference(item) for item in error.diff[:50]] if isinstance(error, RequestFailed) else []
+    if "amendment" in said:
+        lines.append(f"What would allow it: {dumps(said['amendment'])}")
+    return cut("\n".join([*lines, said["next"]]), LIMIT), said
+
+
+def _difference(item: dict[str, Any]) -> str:
+    return f"- {item.get('field')}: the plan says {dumps(item.get('plan'))}, asked was {dumps(item.get('asked'))}"
+
+
+def _next(error: OrcError) -> str:
+    if isinstance(error, ServerUnreachable):
+        return _UNREACHABLE
+    if isinstance(error, UntrustedServer):
+        return "Tell a person: this must not be worked around."
+    if error.status == 403 and isinstance(error, RequestFailed) and error.diff:
+        return (
+            f"Ask for what the plan allows, or tell a person, who can allow it: `orc plan amend {error.plan_id}`. "
+            "There is no tool for that."
+        )
+    if error.status == 403:
+        return _SCOPE
+    if error.status == 404:
+        return _where_it_is_listed(error.message)
+    return _NEXT.get(error.status, "Tell a person.")
+
+
+def _where_it_is_listed(message: str) -> str:
+    if message == "Not Found":
+        return "This server is older than this tool and has no such thing: do without it."
+    for kind, tool in _LISTS.items():
+        if message.startswith(f"There is no {kind} "):
+            return f"The tool {tool} lists the ids that there are."
+    return _NEXT[404]

@@ -1,0 +1,52 @@
+"""A failure says what the service said, and what to do next."""
+
+import pytest
+
+from orchestrator.agenttools.shortening import LIMIT
+from orchestrator.agenttools.words import explain
+from orchestrator.client import RequestFailed
+from orchestrator.errors import BadInput, OrcError, ServerUnreachable, Unauthorized, UntrustedServer
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "follows"),
+    [
+        (RequestFailed(401, "Not one of ours."), "Not one of ours.", "ORC_TOKEN_FILE"),
+        (Unauthorized("The token cannot be read."), "cannot be read", "ORC_TOKEN_FILE"),
+        (RequestFailed(403, "This needs the scope 'run'."), "scope 'run'", "ask a person"),
+        (RequestFailed(404, "There is no run 'x'."), "no run 'x'", "The tool runs lists"),
+        (RequestFailed(404, "There is no sweep 'x'."), "no sweep 'x'", "The tool sweeps lists"),
+        (RequestFailed(404, "There is no plan 'x'."), "no plan 'x'", "The tool plans lists"),
+        (RequestFailed(404, "There is no alert 'x'."), "no alert 'x'", "The tool alerts lists"),
+        (RequestFailed(404, "Not Found"), "Not Found", "older than this tool"),
+        (RequestFailed(404, "There is no token 'x'."), "no token", "list the ids"),
+        (RequestFailed(400, "It is finished."), "It is finished.", "status"),
+        (RequestFailed(409, "Mend them.\nline 3: bad"), "line 3: bad", "mend what is named"),
+        (
+            RequestFailed(422, [{"loc": ["body", "a", "b"], "msg": "no", "choices": [1]}]),
+            "a.b: no Valid: [1]",
+            "fields",
+        ),
+        (BadInput("run_id", "name one."), "run_id: name one.", "fields"),
+        (RequestFailed(500, "failed"), "failed", "log"),
+        (RequestFailed(501, "missing"), "missing", "install"),
+        (RequestFailed(503, "locked"), "locked", "in a while"),
+        (RequestFailed(507, "full"), "full", "disk"),
+        (RequestFailed(418, "teapot"), "teapot", "Tell a person"),
+        (ServerUnreachable("No server runs."), "No server runs.", "orc serve"),
+        (UntrustedServer("Another's."), "Another's.", "worked around"),
+    ],
+)
+def test_what_was_said_and_what_to_do(error: OrcError, said: str, follows: str) -> None:
+    words, data = explain(error)
+    assert said in words
+    assert follows in words
+    assert follows in data["next"]
+
+
+def test_a_failure_is_short_however_long_its_words() -> None:
+    diff = [{"field": f"env.{number}", "plan": None, "asked": "x" * 1000} for number in range(1000)]
+    words, _ = explain(
+        RequestFailed(403, "y" * 100_000, {"plan_id": "p", "diff": diff, "amendment": {"a": "z" * 10_000}})
+    )
+    assert len(words) < LIMIT + 100
