@@ -253,7 +253,7 @@ def test_doctor_tells_what_is_in_force_and_where_it_came_from(orc: Orc) -> None:
 
 def test_shell_completion_completes_commands(orc: Orc) -> None:
     done = orc(_ORC_COMPLETE="complete_bash", COMP_WORDS="orc s", COMP_CWORD="1")
-    assert set(done.stdout.split()) == {"script", "serve", "show", "stop", "sweep"}
+    assert set(done.stdout.split()) == {"script", "serve", "show", "skill", "stop", "sweep"}
     assert "orc" in orc("--show-completion", "bash").stdout
 
 

@@ -180,7 +180,7 @@ def test_a_job_of_a_finished_run_that_an_admin_requeues_does_not_execute_again(
     assert orc.get(f"/runs/{run['id']}") == run
     assert marks(files / "marks") == [f"{run['id']} 1"]
     if action == "requeuehold":
-        assert said(orc, run["id"], "run.stray_job", "cancelled")
+        wait_until(lambda: said(orc, run["id"], "run.stray_job", "cancelled"), "its event, written after the order")
 
 
 def test_jobs_of_others_are_left_alone(orc: RealServer, slurm: Slurm) -> None:
