@@ -85,7 +85,10 @@ def _keep(request: Request, error: OutsidePlan) -> None:
     """So that a person can look at what was refused, and allow it."""
     system: System = request.app.state.system
     actor = request.state.identity.actor
-    system.db.write(lambda session: plans.refused(session, error, actor))
+    try:
+        system.db.write(lambda session: plans.refused(session, error, actor))
+    except OrcError as trouble:  # the answer stands, whether it can be kept or not
+        log.error("a refusal could not be kept: %s", trouble.message)
 
 
 def install(app: FastAPI) -> None:
@@ -93,7 +96,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OrcError)
     def on_orc_error(request: Request, error: OrcError) -> Json:
-        if isinstance(error, OutsidePlan):
+        if isinstance(error, OutsidePlan) and error.asked_for:
             _keep(request, error)
         return _problem(error)
 

@@ -51,6 +51,7 @@ class Access:
         self._require_plan = require_plan
         self._known: dict[str, Identity] = {}
         self._reading = threading.Lock()
+        self.changing = threading.Lock()  # held from the change of a token until its files say the same
         self.reload()
 
     def reload(self) -> None:

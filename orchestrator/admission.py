@@ -4,6 +4,7 @@ and what follows from it.
 A plan's budget binds everybody; what else it says binds those who need a plan (``Identity.require_plan``).
 """
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,19 +19,24 @@ from orchestrator.attempts import asked as gpus_asked
 from orchestrator.drafts import Draft
 from orchestrator.errors import BadInput, Forbidden, OutsidePlan
 from orchestrator.models import Plan, Run, Sweep
-from orchestrator.planning.bounds import Asked, Bounds, Difference, amendment, differences, flatten, nest, shown
+from orchestrator.planning.bounds import Asked, Bounds, Difference, amendment, differences, flatten, shown, within
+from orchestrator.planning.template import named
 from orchestrator.resources import parse_time
 from orchestrator.shapes import RunTerms
-from orchestrator.states import RunStatus
+from orchestrator.states import LIVE, RunStatus
 
 OPEN = ("approved", "executing")
+ENDED = ("completed", "archived")
 TERMINAL = [status for status in RunStatus if status.terminal]
+# Options of sbatch that change neither how much is allocated nor for how long.
+HARMLESS = frozenset({"comment", "mail-type", "mail-user", "hint", "open-mode", "wckey"})
 Body = TypeVar("Body", bound=RunTerms)
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a plan's runs have used and may still use: GPU-seconds by ended attempts and reserved, and how many runs."""
+    """What a plan's runs since its approval have used and may still use: GPU-seconds of ended attempts and reserved,
+    how many runs, and when the first was started."""
 
     runs: int
     gpu_seconds: float
@@ -38,20 +44,30 @@ class Spent:
     first: float | None
 
 
-def spent(session: Session, plan_id: str) -> Spent:
-    """The sums over a plan's runs."""
+def spent(session: Session, plan: Plan) -> Spent:
+    """The sums over a plan's runs, but for what was made before its approval, or put away before it was started."""
     over = col(Run.status).in_(TERMINAL)
     reserved = func.coalesce(func.sum(case((over, 0.0), else_=col(Run.reserved_gpu_seconds))), 0.0)
     query = sql_select(
-        func.count(), func.coalesce(func.sum(col(Run.gpu_seconds)), 0.0), reserved, func.min(Run.created_at)
-    ).where(col(Run.plan_id) == plan_id)
+        func.count(), func.coalesce(func.sum(col(Run.gpu_seconds)), 0.0), reserved, func.min(Run.queued_at)
+    ).where(
+        col(Run.plan_id) == plan.id,
+        col(Run.created_at) >= (plan.approved_at or 0.0),
+        ~(col(Run.is_archived) & (col(Run.status) == RunStatus.READY)),
+    )
     count, used, kept, first = session.connection().execute(query).one()
     return Spent(count, used, kept, first)
 
 
 def bounds_of(plan: Plan | None) -> Bounds | None:
-    """What an approved or executing plan allows; None for any other."""
-    return Bounds.load(plan.bounds) if plan is not None and plan.bounds is not None and plan.status in OPEN else None
+    """What was approved of a plan; None for a draft, or for one that was never approved."""
+    return Bounds.load(plan.bounds) if plan is not None and plan.bounds is not None else None
+
+
+def going(session: Session, plan_id: str) -> str | None:
+    """A run of the plan that waits or executes; None without any."""
+    not_over = col(Run.status).in_([RunStatus.QUEUED, *LIVE])
+    return session.exec(select(Run.id).where(col(Run.plan_id) == plan_id, not_over).limit(1)).first()
 
 
 def plan_of(session: Session, identity: Identity, plan_id: str | None, sweep_id: str | None) -> Plan | None:
@@ -80,44 +96,49 @@ def _only_one(session: Session, identity: Identity) -> Plan:
 def filled(session: Session, identity: Identity, body: Body, plan_id: str | None, sweep_id: str | None) -> Body:
     """The body with what it leaves out taken from its plan."""
     bounds = bounds_of(plan_of(session, identity, plan_id, sweep_id))
-    if bounds is None:
-        return body
-    said = {name: value for name, value in bounds.terms.items() if name != "executor"}
-    return completed(body, nest(said))
+    return body if bounds is None else completed(body, bounds.body())
 
 
 def completed(body: Body, terms: Mapping[str, Any]) -> Body:
-    """The body with what it leaves out taken from ``terms``, field by field of ``resources`` and ``env``."""
+    """The body with what it leaves out (null says nothing) taken from ``terms``, field by field of ``resources`` and
+    ``env``."""
     given = body.model_dump(exclude_unset=True, mode="json")
     for name in ("resources", "env"):
         if isinstance(terms.get(name), dict) and isinstance(given.get(name), dict):
-            given[name] = terms[name] | given[name]
-    merged = {**terms, **given}
+            said = {key: value for key, value in given[name].items() if value is not None}
+            given[name] = terms[name] | said
+    merged = {**terms, **{name: value for name, value in given.items() if value is not None}}
     return type(body).model_validate({name: merged[name] for name in merged if name in type(body).model_fields})
 
 
 class Admission:
-    """What one transaction may make. Counts what it has admitted itself."""
+    """What one transaction may make. Counts what it has admitted, and collects what it may not until ``settle``."""
 
     def __init__(self, session: Session, identity: Identity) -> None:
         self._session = session
         self._identity = identity
         self._spent: dict[str, Spent] = {}
+        self._refused: dict[str, tuple[Plan, list[Difference]]] = {}
 
     def admit(self, plan: Plan | None, draft: Draft) -> dict[str, Any]:
         """The columns that a new run of the plan gets besides: what it reserves, its configuration as it was told.
 
-        Raises OutsidePlan, Forbidden, or BadInput for a run without a time limit under a budget of GPU-hours.
+        Raises Forbidden for a plan that is not approved, or BadInput for what a budget of GPU-hours cannot count.
         """
         bounds, params = self._open(plan), draft.sweep_params
-        needs = gpu_seconds(draft.terms.columns, draft.terms.cpus)
-        _countable(plan, bounds, draft.terms.columns["resources"], needs)
+        columns = draft.terms.columns
+        needs = gpu_seconds(columns, draft.terms.cpus)
         if plan is not None and bounds is not None:
-            asked = Asked(draft.body.command, flatten(draft.terms.columns, draft.workdir), params)
-            found, told = differences(bounds, asked)
-            self._hold(plan, bounds, found if self._identity.require_plan else [], runs=1, reserved=needs or 0.0)
+            _countable(plan, bounds, columns, needs)
+            found, told = differences(bounds, Asked(draft.body.command, flatten(columns, draft.workdir), params))
+            self._hold(plan, bounds, found, runs=1, reserved=needs or 0.0)
             params = told or params
         return {"sweep_params": params, "reserved_gpu_seconds": needs or 0.0}
+
+    def settle(self) -> None:
+        """Raises OutsidePlan with all that was outside, where anything was."""
+        for plan, found in self._refused.values():
+            raise refusal(plan, found)
 
     def template(self, plan: Plan, command: str) -> None:
         """Raises OutsidePlan for a command that is to be filled in and that the plan does not have."""
@@ -125,60 +146,93 @@ class Admission:
         if self._identity.require_plan and bounds is not None and command not in bounds.commands:
             raise refusal(plan, [Difference("command", shown(bounds.commands), command)])
 
+    def term(self, plan: Plan | None, name: str, asked: Any) -> None:
+        """Raises OutsidePlan for a single term (of a sweep, or of a run that was made) that the plan does not allow."""
+        bounds = self._open(plan)
+        if self._identity.require_plan and plan is not None and bounds is not None and not within(bounds, name, asked):
+            raise refusal(plan, [Difference(name, bounds.terms.get(name), asked)])
+
     def start(self, run: Run) -> None:
-        """A stored run is to be started. Raises as ``admit`` does."""
+        """A stored run is to be started. Raises OutsidePlan, and what ``admit`` does."""
         self.change(run, {})
 
     def change(self, run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """A stored run is to become another: its columns after it. Raises as ``admit`` does."""
-        plan = self._plan_of(run)
+        """A stored run is to become another: its columns after it. Raises OutsidePlan, and what ``admit`` does."""
+        found = self._changed(self.of(run), run, changes, runs=0)
+        self.settle()
+        return found
+
+    def adopt(self, run: Run, plan: Plan | None) -> None:
+        """A stored run is to become one of the plan's. Raises OutsidePlan, and what ``admit`` does."""
+        self._changed(plan, run, {}, runs=1)
+        self.settle()
+
+    def of(self, run: Run) -> Plan | None:
+        """The plan of a stored run."""
+        return plan_of(self._session, self._identity, run.plan_id, None)
+
+    def _changed(self, plan: Plan | None, run: Run, changes: Mapping[str, Any], *, runs: int) -> dict[str, Any]:
         bounds = self._open(plan)
         if plan is None or bounds is None:
             return dict(changes)
         columns = {**run.model_dump(), **changes}
-        params = None if "command" in changes else run.sweep_params  # of another command it is read anew
-        found, told = differences(bounds, Asked(columns["command"], flatten(columns, columns["workdir"] or ""), params))
+        asked = Asked(columns["command"], flatten(columns, columns["workdir"] or ""), _told(run, changes, bounds))
+        found, told = differences(bounds, asked)
         needs = gpu_seconds(columns, run.cpus)
-        _countable(plan, bounds, run.resources, needs)
-        more = (needs or 0.0) - run.reserved_gpu_seconds
-        self._hold(plan, bounds, found if self._identity.require_plan else [], runs=0, reserved=more)
+        _countable(plan, bounds, columns, needs)
+        before = 0.0 if runs else run.reserved_gpu_seconds
+        self._hold(plan, bounds, found, runs=runs, reserved=(needs or 0.0) - before)
         run.reserved_gpu_seconds = needs or 0.0
-        return {**changes, "sweep_params": told or params}
-
-    def _plan_of(self, run: Run) -> Plan | None:
-        return plan_of(self._session, self._identity, run.plan_id, None)
+        return {**changes, "sweep_params": told or run.sweep_params}
 
     def _open(self, plan: Plan | None) -> Bounds | None:
-        """Its bounds. Raises Forbidden where a plan is needed and this one is not approved."""
-        bounds = bounds_of(plan)
-        if bounds is None and self._identity.require_plan:
+        """Its bounds. Raises Forbidden where a plan is needed and this one is not approved, or not any more."""
+        if self._identity.require_plan and (plan is None or plan.status not in OPEN):
             if plan is None:
                 _only_one(self._session, self._identity)  # says what is missing
                 raise Forbidden("The plan is gone.")
             words = "a person approves it first" if plan.status == "draft" else "it runs nothing any more"
             raise Forbidden(f"Plan {plan.id} is {plan.status}: {words}.")
-        return bounds
+        return bounds_of(plan)
 
     def _hold(self, plan: Plan, bounds: Bounds, found: list[Difference], *, runs: int, reserved: float) -> None:
-        """Counts so many more runs and GPU-seconds that they may use, or refuses them with all that is outside."""
-        before = self._spent.get(plan.id) or spent(self._session, plan.id)
+        """Counts so many more runs and GPU-seconds that they may use, and notes all that is outside."""
+        before = self._spent.get(plan.id) or spent(self._session, plan)
         after = Spent(before.runs + runs, before.gpu_seconds, before.reserved + reserved, before.first)
-        found = found + _over(bounds, plan, after, more=runs > 0)
-        if found:
-            raise refusal(plan, found)
         self._spent[plan.id] = after
+        needed = self._identity.require_plan
+        most = bounds.budget.runs if bounds.budget.runs is not None or not needed else bounds.runs
+        outside = [*(found if needed else ()), *_over(bounds, plan, after, most if runs else None)]
+        if outside:
+            known = self._refused.setdefault(plan.id, (plan, []))[1]
+            over = {item.field for item in outside if item.field.startswith("budget.")}
+            known[:] = [item for item in known if item.field not in over and item not in outside] + outside
 
 
-def _countable(plan: Plan | None, bounds: Bounds | None, resources: Mapping[str, Any], needs: float | None) -> None:
+def _told(run: Run, changes: Mapping[str, Any], bounds: Bounds) -> Mapping[str, Any] | None:
+    """The configuration that a run has; of another command what that does not say itself."""
+    if "command" not in changes:
+        return run.sweep_params
+    said = {name for text in bounds.commands for name in named(text, bounds.grid)}
+    return {name: value for name, value in (run.sweep_params or {}).items() if name not in said}
+
+
+def _countable(plan: Plan, bounds: Bounds, columns: Mapping[str, Any], needs: float | None) -> None:
     """Raises BadInput for a run of which nobody can say what to reserve of its plan's GPU-hours."""
-    if plan is None or bounds is None or bounds.budget.gpu_hours is None:
+    if bounds.budget.gpu_hours is None:
         return
     which = f"plan {plan.id} has a budget of {bounds.budget.gpu_hours:g} GPU-hours, of which GPUs × time are reserved"
+    resources = columns["resources"]
     if needs is None:
         raise BadInput("resources.time", f"is required of each run: {which}.")
+    unwrapped = (columns.get("gpuwrap_config") or {}).get("enabled") is False
+    if columns["executor"] == "local" and unwrapped and resources.get("gpus") is None:
+        raise BadInput("resources.gpus", f"must say how many GPUs it uses without gpuwrap: {which}.")
     for name in resources.get("slurm") or {}:
-        if any(word in name for word in ("gpu", "gres", "tres")):
-            raise BadInput(f"resources.slurm.{name}", f"cannot be counted: ask by resources.gpus, for {which}.")
+        if name not in HARMLESS:
+            raise BadInput(f"resources.slurm.{name}", f"may change what is allocated, uncounted: {which}.")
+    if resources.get("exclusive") or (resources.get("nodes") is None and "," in (resources.get("nodelist") or "")):
+        raise BadInput("resources.nodes", f"and resources.gpus must say what it gets: {which}.")
 
 
 def gpu_seconds(columns: Mapping[str, Any], cpus: int) -> float | None:
@@ -189,26 +243,31 @@ def gpu_seconds(columns: Mapping[str, Any], cpus: int) -> float | None:
     time_limit = resources.get("time")
     if time_limit is None:
         return None if gpus else 0.0
-    return gpus * parse_time(time_limit)
+    return gpus * math.ceil(parse_time(time_limit) / 60) * 60  # Slurm gives whole minutes
 
 
-def _over(bounds: Bounds, plan: Plan, after: Spent, *, more: bool) -> list[Difference]:
-    """Where the budget would not be kept."""
+def _over(bounds: Bounds, plan: Plan, after: Spent, most: int | None) -> list[Difference]:
+    """Where the budget would not be kept. ``most``: how many runs there may be, None where none is added."""
     budget, found = bounds.budget, []
-    if budget.runs is not None and more and after.runs > budget.runs:
-        found.append(Difference("budget.runs", budget.runs, after.runs))
+    if most is not None and after.runs > most:
+        found.append(Difference("budget.runs", most, after.runs))
     hours = (after.gpu_seconds + after.reserved) / 3600
     if budget.gpu_hours is not None and hours > budget.gpu_hours + 1e-9:
         found.append(Difference("budget.gpu_hours", budget.gpu_hours, round(hours + 5e-4, 3)))
     elapsed = wall_seconds(plan, after.first, time.time())
     if budget.wall_seconds is not None and elapsed >= budget.wall_seconds:
-        minutes = int(elapsed // 60) + 60
-        found.append(Difference("budget.wall_time", int(budget.wall_seconds // 60), minutes))
+        found.append(Difference("budget.wall_time", _clock(budget.wall_seconds), _clock(elapsed + 3600)))
     return found
 
 
+def _clock(seconds: float) -> str:
+    """As sbatch's --time and a plan's wall_time take it."""
+    whole = math.ceil(seconds)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
 def began_at(plan: Plan, first_run: float | None) -> float | None:
-    """Since when a plan has been going on (epoch seconds): it was executed, or its first run was made."""
+    """Since when a plan has been going on (epoch seconds): it was executed, or its first run was started."""
     return min((moment for moment in (plan.executed_at, first_run) if moment is not None), default=None)
 
 

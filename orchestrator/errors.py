@@ -66,7 +66,7 @@ class OutsidePlan(Forbidden):
     """What was asked for departs from its plan.
 
     ``diff``: field by field what the plan says and what was asked; ``amendment``: what allows just that, as
-    POST /plans/{id}/amendments takes it.
+    POST /plans/{id}/amendments takes it; ``asked_for``: whether it was more than a look.
     """
 
     def __init__(self, plan_id: str, message: str, diff: Sequence[object], amendment: Mapping[str, object]) -> None:
@@ -74,6 +74,7 @@ class OutsidePlan(Forbidden):
         self.plan_id = plan_id
         self.diff = list(diff)
         self.amendment = dict(amendment)
+        self.asked_for = True
 
 
 class NotFound(OrcError):

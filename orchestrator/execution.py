@@ -7,12 +7,11 @@ from sqlmodel import Session
 
 from orchestrator import plans, sweeps
 from orchestrator.access import Identity
-from orchestrator.admission import Admission, completed, gpu_seconds
+from orchestrator.admission import Admission, bounds_of, completed, gpu_seconds
 from orchestrator.drafts import RunChecks
 from orchestrator.errors import BadInput
 from orchestrator.journal import change
 from orchestrator.models import Plan
-from orchestrator.planning.bounds import nest
 from orchestrator.planning.reading import reading
 from orchestrator.planning.template import fill, named, quoted_twice
 from orchestrator.shapes import PlanExecute, PlanTerms, RunTerms, SweepCreate
@@ -66,13 +65,12 @@ def _grid(plan: Plan, command: str) -> dict[str, Any]:
 
 
 def _asked(plan: Plan, body: PlanExecute) -> PlanTerms:
-    """The request over the plan's block; for terms over what was approved, which is the block as it was settled."""
-    block = reading(plan.raw_markdown).block
-    stored = (plan.bounds or {}).get("terms") or {}
-    frozen = nest({name: value for name, value in stored.items() if name != "executor"})
+    """The request over what was approved."""
+    block, bounds = reading(plan.raw_markdown).block, bounds_of(plan)
+    said: dict[str, Any] = bounds.body() if bounds is not None else {}
     if block is not None:
-        frozen |= {"command": block.command, "parallel": block.parallel}
-    return completed(body, {name: value for name, value in frozen.items() if value is not None})
+        said |= {"command": block.command, "parallel": block.parallel}
+    return completed(body, {name: value for name, value in said.items() if value is not None})
 
 
 def _plain(value: Any) -> Any:

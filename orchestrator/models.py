@@ -160,6 +160,7 @@ class Plan(SQLModel, table=True):
     updated_at: float = 0.0
     approved_at: float | None = None
     approved_by: str | None = None
+    parsed: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     bounds: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     approved_hash: str | None = None
     amendments: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))

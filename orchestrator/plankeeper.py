@@ -10,15 +10,14 @@ from typing import Any
 from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, select
 
-from orchestrator import admission, attempts, plans, runs, sweeps
-from orchestrator.admission import OPEN
+from orchestrator import admission, attempts, plans, runs
+from orchestrator.admission import OPEN, TERMINAL
 from orchestrator.alerting import alerts
 from orchestrator.alerting.rules import Budget as What
 from orchestrator.alerting.rules import Raised, budget_alert
 from orchestrator.db import Database
 from orchestrator.journal import SERVICE
 from orchestrator.models import Plan, Run
-from orchestrator.planning.reading import reading
 from orchestrator.states import LIVE, RunStatus
 
 LOOK = 1.0  # seconds between two looks: as much as a budget can be exceeded by, besides what stopping takes
@@ -42,7 +41,7 @@ class PlanKeeper:
         with self._db.read() as session:
             found = session.exec(select(Plan).where(col(Plan.status).in_(OPEN))).all()
             done = [plan.id for plan in found if plan.status == "executing" and _done(session, plan)]
-            uses = [use for plan in found if _going(session, plan) for use in _uses(session, plan)]
+            uses = [use for plan in found if admission.going(session, plan.id) for use in _uses(session, plan)]
             news = self._news(session, uses)
         spent = {use.plan_id: use.words() for use in uses if use.used >= use.limit and use.used > 0}
         if done or spent or news:
@@ -58,8 +57,9 @@ class PlanKeeper:
 
 def _settle(session: Session, done: Sequence[str], spent: dict[str, str], news: Sequence[Raised]) -> None:
     for plan_id in done:
-        if plans.get(session, plan_id).status == "executing":
-            plans.complete(session, plan_id, SERVICE)
+        plan = plans.get(session, plan_id)
+        if plan.status == "executing" and admission.going(session, plan_id) is None:
+            plans.move(session, plan, "completed", SERVICE, {"completed_at": time.time()})
     for alert in news:
         alerts.raise_alert(session, alert)
     for plan_id, words in spent.items():
@@ -72,22 +72,25 @@ def _stoppable(plan_id: str) -> tuple[Any, ...]:
     return (col(Run.plan_id) == plan_id, not_over, col(Run.stop_requested_at).is_(None))
 
 
-def _going(session: Session, plan: Plan) -> bool:
-    return session.exec(select(Run.id).where(*_stoppable(plan.id)).limit(1)).first() is not None
-
-
 # -- done ------------------------------------------------------------------------------------------------------------
 
 
 def _done(session: Session, plan: Plan) -> bool:
     """Its sweep has ended, and so has all else that was started under it; or its whole grid has finished."""
-    still = select(Run.id).where(col(Run.plan_id) == plan.id, col(Run.status).in_([RunStatus.QUEUED, *LIVE])).limit(1)
-    if session.exec(still).first() is not None:
+    if admission.going(session, plan.id) is not None:
         return False
     if plan.sweep_id is not None:
-        return sweeps.progress_of(session, [plan.sweep_id]).get(plan.sweep_id, sweeps.NONE).over
-    grid = reading(plan.raw_markdown).text.parameters
+        return _ended(session, plan.id, plan.sweep_id)
+    grid = (plan.parsed or {}).get("parameters") or {}
     return bool(grid) and _finished(session, plan.id, grid)
+
+
+def _ended(session: Session, plan_id: str, sweep_id: str) -> bool:
+    """Whether nothing of the sweep is left to be started, and something of the plan has ended."""
+    ready = (col(Run.sweep_id) == sweep_id, col(Run.status) == RunStatus.READY)
+    over = (col(Run.plan_id) == plan_id, col(Run.status).in_(TERMINAL))
+    left = session.exec(select(Run.id).where(*ready).limit(1)).first()
+    return left is None and session.exec(select(Run.id).where(*over).limit(1)).first() is not None
 
 
 def _finished(session: Session, plan_id: str, grid: dict[str, list[Any]]) -> bool:
@@ -127,7 +130,7 @@ def _uses(session: Session, plan: Plan) -> Iterator[Use]:
     bounds = admission.bounds_of(plan)
     if bounds is None or (bounds.budget.gpu_hours is None and bounds.budget.wall_seconds is None):
         return
-    spent, now, budget = admission.spent(session, plan.id), time.time(), bounds.budget
+    spent, now, budget = admission.spent(session, plan), time.time(), bounds.budget
     if budget.gpu_hours is not None:
         hours = (spent.gpu_seconds + _going_on(session, plan.id, now)) / 3600
         yield Use(plan.id, plan.title, "gpu_hours", hours, budget.gpu_hours)

@@ -3,6 +3,7 @@
 Their status moves by its own endpoints alone. Approval freezes what the plan allows (``planning.bounds``).
 """
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from orchestrator import admission, ids
+from orchestrator.access import Identity
 from orchestrator.drafts import RunChecks
-from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound, OutsidePlan
+from orchestrator.errors import BadInput, BadTransition, Conflict, Forbidden, NotFound, OutsidePlan
 from orchestrator.journal import Actor, change, record
 from orchestrator.models import Event, Plan, Run, Sweep
 from orchestrator.planning import bounds as binding
 from orchestrator.planning.bounds import Bounds, Budget
 from orchestrator.planning.markdown import Problem
-from orchestrator.planning.reading import Reading, reading
+from orchestrator.planning.reading import Reading, reading, stored
 from orchestrator.resources import parse_time
 from orchestrator.shapes import PlanAmendment, PlanApproval, PlanBlock, PlanBudget, PlanCreate, PlanUpdate, RunTerms
 
@@ -36,14 +38,19 @@ UNAPPROVED: dict[str, Any] = {
     "amendments": [],
 }
 REFUSED = "plan.refused"
+TERMS = ("workdir", "parallel", "executor", "signal", "launch", "container", "environment", "snapshot", "priority")
+TERM = re.compile(
+    rf"{'|'.join(TERMS)}|gpuwrap_config\.enabled|env\.[A-Za-z_][A-Za-z0-9_]*"
+    r"|retry\.(max|on|exit_codes|memory_factor|delay_seconds)|resources\.[a-z_]+|resources\.slurm\.[a-z][a-z0-9-]*"
+)
 
 
 def public(plan: Plan) -> dict[str, Any]:
     """A plan as the wire shows it: its markdown read into sections, and what is wrong in it."""
-    found = reading(plan.raw_markdown)
-    return plan.model_dump(exclude={"seq"}) | {
-        "sections": {**(plan.sections or {}), **found.text.sections} or None,
-        "problems": [problem.public() for problem in found.problems],
+    parsed = plan.parsed or stored(plan.raw_markdown)  # of a plan that is older than its reading is kept
+    return plan.model_dump(exclude={"seq", "parsed"}) | {
+        "sections": {**(plan.sections or {}), **parsed["sections"]} or None,
+        "problems": parsed["problems"],
         "content_hash": content_hash(plan),
     }
 
@@ -53,7 +60,7 @@ def detail(session: Session, plan: Plan) -> dict[str, Any]:
     bounds = admission.bounds_of(plan)
     if bounds is None:
         return public(plan)
-    return public(plan) | {"budget": admission.budget_public(bounds, admission.spent(session, plan.id), plan)}
+    return public(plan) | {"budget": admission.budget_public(bounds, admission.spent(session, plan), plan)}
 
 
 def content_hash(plan: Plan) -> str:
@@ -82,10 +89,11 @@ def listing(
     return list(session.exec(query))
 
 
-def create(session: Session, body: PlanCreate, actor: Actor) -> Plan:
-    """A draft. Problems in its markdown do not keep it from being stored."""
+def create(session: Session, body: PlanCreate, parsed: dict[str, Any], actor: Actor) -> Plan:
+    """A draft. Problems in its markdown do not keep it from being stored. ``parsed``: ``stored`` of that."""
     now = time.time()
-    plan = Plan(id=ids.plan_id(), created_at=now, updated_at=now, created_by=actor, **body.model_dump())
+    given = body.model_dump()
+    plan = Plan(id=ids.plan_id(), created_at=now, updated_at=now, created_by=actor, parsed=parsed, **given)
     session.add(plan)
     record(
         session, actor, "plan.created", f"plan:{plan.id}", plan.title, None, {"title": plan.title, "goal": plan.goal}
@@ -93,27 +101,46 @@ def create(session: Session, body: PlanCreate, actor: Actor) -> Plan:
     return plan
 
 
-def update(session: Session, plan_id: str, body: PlanUpdate, actor: Actor) -> Plan:
-    """Edits a plan; an approved one becomes a draft again, one that is executing or over cannot be edited."""
-    plan = get(session, plan_id)
+def update(session: Session, plan_id: str, body: PlanUpdate, parsed: dict[str, Any] | None, identity: Identity) -> Plan:
+    """Edits a plan; an approved one becomes a draft again. Raises Conflict for one that is executing or over, or whose
+    runs are going on. ``parsed``: ``stored`` of its new markdown, where that changes."""
+    plan = _own(get(session, plan_id), identity)
     if plan.status not in {"draft", "approved"}:
         raise Conflict(f"Plan {plan.id} is {plan.status}: it cannot be edited any more.")
     fields = body.model_dump(exclude_unset=True)
     if any(getattr(plan, name) != value for name, value in fields.items()):
+        _still(session, plan, "edited")
         fields |= UNAPPROVED | {"updated_at": time.time()}
-    change(session, plan, actor, "plan.updated", f"plan:{plan.id}", fields)
+    change(session, plan, identity.actor, "plan.updated", f"plan:{plan.id}", fields)
+    if parsed is not None:
+        plan.parsed = parsed  # follows from the text: no event tells of it
     return plan
 
 
-def delete(session: Session, plan_id: str, actor: Actor) -> None:
+def delete(session: Session, plan_id: str, identity: Identity) -> None:
     """Deletes a plan that nothing refers to; its last state stays in the journal."""
-    plan = get(session, plan_id)
+    plan = _own(get(session, plan_id), identity)
     for table, kind in ((Run, "run"), (Sweep, "sweep")):
         used = session.exec(select(table.id).where(col(table.plan_id) == plan.id).limit(1)).first()
         if used is not None:
             raise Conflict(f"Plan {plan.id} is that of {kind} {used} and maybe others: archive it instead.")
-    record(session, actor, "plan.deleted", f"plan:{plan.id}", plan.title, plan.model_dump(exclude={"seq"}))
+    before = plan.model_dump(exclude={"seq", "parsed"})
+    record(session, identity.actor, "plan.deleted", f"plan:{plan.id}", plan.title, before)
     session.delete(plan)
+
+
+def _own(plan: Plan, identity: Identity) -> Plan:
+    """The plan, where it is the identity's to change. Raises Forbidden: who needs plans changes no others' plans."""
+    if identity.require_plan and not identity.may("approve") and plan.created_by != identity.actor:
+        raise Forbidden(f"Plan {plan.id} is {plan.created_by}'s: {identity.name!r} changes only plans of its own.")
+    return plan
+
+
+def _still(session: Session, plan: Plan, done: str) -> None:
+    """Raises Conflict while runs of the plan wait or execute: nothing would hold them to it any more."""
+    run = admission.going(session, plan.id)
+    if run is not None and plan.bounds is not None:
+        raise Conflict(f"Run {run} of plan {plan.id} is going on: stop it, or wait; then the plan can be {done}.")
 
 
 # -- approval --------------------------------------------------------------------------------------------------------
@@ -127,6 +154,16 @@ class Proposal:
     bounds: Bounds
     problems: list[Problem]
 
+    def public(self) -> dict[str, Any]:
+        """As JSON, before it is done."""
+        problems = [problem.public() for problem in self.problems]
+        return {
+            "dry_run": True,
+            "content_hash": self.content_hash,
+            "bounds": self.bounds.public(),
+            "problems": problems,
+        }
+
 
 def proposal(checks: RunChecks, plan: Plan, body: PlanApproval) -> Proposal:
     """What approving the plan as it is now would freeze."""
@@ -137,8 +174,14 @@ def proposal(checks: RunChecks, plan: Plan, body: PlanApproval) -> Proposal:
     except BadInput as error:  # this machine cannot give that: with force it allows no more than a bare run
         problems.append(Problem(found.text.block_line, f"This cannot run here: {error.field}: {error.message}"))
         terms = _terms(checks, PlanBlock())
-    commands = [block.command] if block.command is not None else []
-    bounds = Bounds(dict(found.text.parameters), commands, terms, _budget(found, block, body.budget))
+    bounds = Bounds(
+        grid=dict(found.text.parameters),
+        commands=[block.command] if block.command is not None else [],
+        terms=terms | ({"parallel": block.parallel} if block.parallel is not None else {}),
+        defaults=_defaults(block),
+        runs=_runs(found),
+        budget=Budget(**{**limits(block.budget or PlanBudget()), **limits(body.budget or PlanBudget())}),
+    )
     return Proposal(content_hash(plan), bounds, problems)
 
 
@@ -147,13 +190,16 @@ def _terms(checks: RunChecks, block: PlanBlock) -> binding.Flat:
     return binding.flatten(checks.terms(block, workdir).columns, workdir)
 
 
-def _budget(found: Reading, block: PlanBlock, given: PlanBudget | None) -> Budget:
-    """The person's before the plan's; as many runs as the table has configurations, or the effort says, without."""
-    said = {**limits(block.budget or PlanBudget()), **limits(given or PlanBudget())}
+def _defaults(block: PlanBlock) -> dict[str, Any]:
+    """What the block says of a run's body. A profile is what it was when the plan was approved: it is in the terms."""
+    said = block.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    return {name: value for name, value in said.items() if name in RunTerms.model_fields and name != "profile"}
+
+
+def _runs(found: Reading) -> int:
+    """As many as the table has configurations, or the effort says; one where neither tells."""
     estimated = (found.text.sections.get("effort") or {}).get("runs")
-    size = binding.size(Bounds(dict(found.text.parameters)))
-    said.setdefault("runs", max(size, estimated or 0) or None)
-    return Budget(**said)
+    return max(binding.size(Bounds(dict(found.text.parameters))), estimated or 0, 1)
 
 
 def limits(budget: PlanBudget) -> dict[str, Any]:
@@ -195,28 +241,33 @@ def _frozen(plan: Plan, bounds: Bounds) -> dict[str, Any]:
 
 def refused(session: Session, error: OutsidePlan, actor: Actor) -> None:
     """Keeps what would allow it, unless that is what was kept last."""
-    if last_refused(session, error.plan_id) != error.amendment:
+    last = last_refused(session, error.plan_id)
+    if last is None or last["amendment"] != error.amendment or last["by"] != actor:
         after = {"diff": error.diff, "amendment": error.amendment}
         record(session, actor, REFUSED, f"plan:{error.plan_id}", error.message, None, after)
 
 
 def last_refused(session: Session, plan_id: str) -> dict[str, Any] | None:
-    """The amendment that would allow what was refused last; None without any, or when it was made already."""
+    """What was refused last (``id``, ``at``, ``by``, ``diff``) and the ``amendment`` that would allow it; None without
+    any, or when something was allowed since."""
     query = select(Event).where(
         col(Event.subject) == f"plan:{plan_id}", col(Event.kind).in_([REFUSED, "plan.amended", "plan.updated"])
     )
     found = session.exec(query.order_by(col(Event.id).desc()).limit(1)).first()
-    return (found.after or {}).get("amendment") if found is not None and found.kind == REFUSED else None
+    if found is None or found.kind != REFUSED:
+        return None
+    return {"id": found.id, "at": found.at, "by": found.actor, **(found.after or {})}
 
 
 def amend(session: Session, plan_id: str, body: PlanAmendment, actor: Actor) -> Plan:
-    """Allows more (or another budget) under an approved plan, with a hash of its own. Raises Conflict for a draft."""
+    """Allows more (or another budget) under a plan that was approved, with a hash of its own. Raises Conflict for a
+    draft, and for one that was put away."""
     plan = get(session, plan_id)
     before = admission.bounds_of(plan)
-    if before is None:
-        raise Conflict(f"Plan {plan.id} is {plan.status}: only an approved or executing plan can be amended.")
+    if before is None or plan.status == "archived":
+        raise Conflict(f"Plan {plan.id} is {plan.status}: only a plan that was approved can be amended.")
     _known(body.terms)
-    after = binding.amended(before, body.command, body.parameters, body.terms, limits(body.budget or PlanBudget()))
+    after = binding.amended(before, body.commands, body.parameters, body.terms, limits(body.budget or PlanBudget()))
     frozen = _frozen(plan, after)
     changes = body.model_dump(exclude_unset=True, exclude={"reason"})
     line = {"at": time.time(), "by": actor, "reason": body.reason, "changes": changes, "hash": frozen["approved_hash"]}
@@ -227,10 +278,14 @@ def amend(session: Session, plan_id: str, body: PlanAmendment, actor: Actor) -> 
 
 def _known(terms: dict[str, Any]) -> None:
     """Raises BadInput for a term that no run has; ValidationError for a value that cannot be."""
-    given = {name: value for name, value in terms.items() if name != "workdir" and value is not None}
-    for name in given:
-        if name.partition(".")[0] not in RunTerms.model_fields:
-            raise BadInput(f"terms.{name}", "is no term of a run.", sorted(RunTerms.model_fields))
+    for name, value in terms.items():
+        if TERM.fullmatch(name) is None:
+            raise BadInput(f"terms.{name}", "is no term of a run, as a refusal's diff names them.", TERMS)
+        if name == "workdir" and not (isinstance(value, str) and value.startswith("/")):
+            raise BadInput("terms.workdir", "is an absolute path.")
+        if name == "parallel" and not (value is None or (isinstance(value, int) and value > 0)):
+            raise BadInput("terms.parallel", "is a number above zero, or null.")
+    given = {name: value for name, value in terms.items() if value is not None and name not in {"workdir", "parallel"}}
     RunTerms.model_validate(binding.nest(given))
 
 
@@ -239,23 +294,25 @@ def _known(terms: dict[str, Any]) -> None:
 
 def execute(session: Session, plan_id: str, actor: Actor) -> Plan:
     """approved → executing; marks it."""
-    return _advance(session, plan_id, "executing", actor, {"executed_at": time.time(), "executed_by": actor})
-
-
-def complete(session: Session, plan_id: str, actor: Actor) -> Plan:
-    """executing → completed."""
-    return _advance(session, plan_id, "completed", actor, {"completed_at": time.time()})
-
-
-def archive(session: Session, plan_id: str, actor: Actor) -> Plan:
-    """Any status → archived."""
-    return _advance(session, plan_id, "archived", actor, {})
-
-
-def _advance(session: Session, plan_id: str, status: str, actor: Actor, fields: dict[str, Any]) -> Plan:
     plan = get(session, plan_id)
-    _check(plan, status)
-    return move(session, plan, status, actor, fields)
+    _check(plan, "executing")
+    return move(session, plan, "executing", actor, {"executed_at": time.time(), "executed_by": actor})
+
+
+def complete(session: Session, plan_id: str, identity: Identity) -> Plan:
+    """executing → completed. Raises Conflict while runs of it are going on."""
+    plan = _own(get(session, plan_id), identity)
+    _check(plan, "completed")
+    _still(session, plan, "completed")
+    return move(session, plan, "completed", identity.actor, {"completed_at": time.time()})
+
+
+def archive(session: Session, plan_id: str, identity: Identity) -> Plan:
+    """Any status → archived. Raises Conflict while runs of an approved plan are going on."""
+    plan = _own(get(session, plan_id), identity)
+    _check(plan, "archived")
+    _still(session, plan, "archived")
+    return move(session, plan, "archived", identity.actor, {})
 
 
 def _check(plan: Plan, status: str) -> None:

@@ -15,7 +15,7 @@ from orchestrator.access import Identity
 from orchestrator.admission import Admission, plan_of
 from orchestrator.drafts import Draft, RunChecks
 from orchestrator.efficiency import Used, shares
-from orchestrator.errors import BadTransition, Conflict, NotFound
+from orchestrator.errors import BadTransition, Conflict, Forbidden, NotFound
 from orchestrator.journal import Actor, change, move, record
 from orchestrator.models import Alert, Dependency, Plan, Run, Sweep
 from orchestrator.shapes import RunCreate, RunReport, RunRerun
@@ -139,7 +139,9 @@ def create(session: Session, checks: RunChecks, draft: Draft, identity: Identity
 def create_many(session: Session, checks: RunChecks, drafts: Iterable[Draft], identity: Identity) -> list[Run]:
     """Makes runs; what one of them may not do, none does."""
     admission = Admission(session, identity)
-    return [_create(session, checks, draft, identity, admission) for draft in drafts]
+    made = [_create(session, checks, draft, identity, admission) for draft in drafts]
+    admission.settle()
+    return made
 
 
 def _create(session: Session, checks: RunChecks, draft: Draft, identity: Identity, admission: Admission) -> Run:
@@ -193,7 +195,9 @@ def preview(session: Session, draft: Draft, identity: Identity) -> Run:
     body = draft.body
     _, plan, _ = references(session, body)
     plan = plan or plan_of(session, identity, None, body.sweep_id)
-    columns = Admission(session, identity).admit(plan, draft) | draft.terms.columns
+    admission = Admission(session, identity)
+    columns = admission.admit(plan, draft) | draft.terms.columns
+    admission.settle()
     plan_id = plan.id if plan else None
     return Run(id="", name=body.name, command=body.command, workdir=draft.workdir, plan_id=plan_id, **columns)
 
@@ -266,11 +270,12 @@ def hold(session: Session, run_id: str, actor: Actor) -> Run:
     return run
 
 
-def release(session: Session, run_id: str, actor: Actor) -> Run:
+def release(session: Session, run_id: str, identity: Identity) -> Run:
     """Lets a held run start: by us, or by anybody in Slurm. Raises BadTransition for one that does not wait."""
-    run = get(session, run_id)
+    run, actor = get(session, run_id), identity.actor
     if RunStatus(run.status) not in {RunStatus.READY, RunStatus.QUEUED}:
         raise BadTransition(f"Run {run.id} is {run.status}; only a run that has not begun can be released.")
+    Admission(session, identity).start(run)
     wishes = _wishes(run, "release", without="hold")
     if "release" in wishes and run.priority < 0:
         wishes["priority"] = time.time()  # Slurm has been seen to forget the niceness of what it releases
@@ -279,23 +284,28 @@ def release(session: Session, run_id: str, actor: Actor) -> Run:
     return run
 
 
-def requeue(session: Session, run_id: str, actor: Actor) -> Run:
-    """Begins a launching or running run again, from its place in the queue. Raises BadTransition for any other."""
-    run = get(session, run_id)
+def requeue(session: Session, run_id: str, identity: Identity) -> Run:
+    """Begins a launching or running run again, from its place in the queue. Raises BadTransition for any other; who
+    needs a plan may do so as often as it has the run tried again (``retry.max``)."""
+    run, actor = get(session, run_id), identity.actor
     if RunStatus(run.status) not in LIVE:
         raise BadTransition(f"Run {run.id} is {run.status}; only a launching or running run can be requeued.")
     if run.stop_requested_at is not None:
         raise BadTransition(f"Run {run.id} is being stopped.")
+    admission = Admission(session, identity)
+    admission.term(admission.of(run), "retry.max", max(1, run.attempt))
     wishes = run.wishes | {"requeue": time.time()}
     change(session, run, actor, "run.requeue_requested", f"run:{run.id}", {"wishes": wishes})
     return run
 
 
-def prioritise(session: Session, run_id: str, priority: int, actor: Actor) -> Run:
+def prioritise(session: Session, run_id: str, priority: int, identity: Identity) -> Run:
     """Another priority for a run that has not begun; in Slurm below zero is niceness, which is all a user may set."""
-    run = get(session, run_id)
+    run, actor = get(session, run_id), identity.actor
     if RunStatus(run.status) not in {RunStatus.READY, RunStatus.QUEUED}:
         raise BadTransition(f"Run {run.id} is {run.status}; its priority decides nothing any more.")
+    admission = Admission(session, identity)
+    admission.term(admission.of(run), "priority", priority)
     fields = rekeyed(run, {"priority": priority, "wishes": _wishes(run, "priority")})
     change(session, run, actor, "run.prioritised", f"run:{run.id}", fields)
     return run
@@ -361,12 +371,17 @@ def report(session: Session, run_id: str, body: RunReport, actor: Actor) -> Run:
     return run
 
 
-def add_to_sweep(session: Session, run_id: str, sweep_id: str, actor: Actor) -> Run:
-    """Puts a run into a sweep, out of the one it was in."""
-    run = get(session, run_id)
+def add_to_sweep(session: Session, run_id: str, sweep_id: str, identity: Identity) -> Run:
+    """Puts a run into a sweep, out of the one it was in. Without a plan of its own it becomes one of the sweep's, as if
+    it were made under that. Raises Forbidden where who needs a plan would mix two."""
+    run, actor = get(session, run_id), identity.actor
     sweep = _reference(session, Sweep, "sweep", sweep_id)
     fields: dict[str, Any] = {"sweep_id": sweep_id}
-    if run.plan_id is None and sweep is not None:
-        fields["plan_id"] = sweep.plan_id
+    plan_id = sweep.plan_id if sweep is not None else None
+    if identity.require_plan and run.plan_id is not None and run.plan_id != plan_id:
+        raise Forbidden(f"Run {run.id} is of plan {run.plan_id}, and sweep {sweep_id} is not.")
+    if run.plan_id is None and plan_id is not None:
+        Admission(session, identity).adopt(run, _reference(session, Plan, "plan", plan_id))
+        fields["plan_id"] = plan_id
     change(session, run, actor, "run.added_to_sweep", f"run:{run.id}", fields)
     return run

@@ -296,12 +296,13 @@ class PlanBudget(Body):
 class PlanApproval(Body):
     """POST /plans/{id}/approve. ``content_hash``: of what was looked at; a plan that has changed since is 409.
 
-    ``budget`` goes before the plan's own.
+    ``budget`` goes before the plan's own. ``dry_run``: what would be frozen, and what is wrong, without doing it.
     """
 
     force: bool = False
     content_hash: str | None = None
     budget: PlanBudget | None = None
+    dry_run: bool = False
 
 
 class PlanTerms(RunTerms):
@@ -334,11 +335,11 @@ class PlanCheck(Body):
 class PlanAmendment(Body):
     """POST /plans/{id}/amendments: more that an approved plan allows, or less of its budget.
 
-    ``command``: one more; ``parameters``: values more; ``terms``: as in a refusal's ``diff``, by name
-    ("resources.gpus"), null takes one away.
+    ``commands``: more of them, with places as the plan's own; ``parameters``: values more; ``terms``: as in a refusal's
+    ``diff``, by name ("resources.gpus"); null: without any.
     """
 
-    command: Command | None = None
+    commands: list[Command] = Field(default_factory=list, max_length=1000)
     parameters: dict[str, list[Any]] = Field(default_factory=dict, max_length=1000)
     terms: dict[Short, Any] = Field(default_factory=dict, max_length=1000)
     budget: PlanBudget | None = None

@@ -1,6 +1,5 @@
 """Sweeps: sets of runs. What follows from the runs (progress, status, times) is computed, never kept."""
 
-import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from orchestrator.drafts import Draft, RunChecks
 from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, move, record
 from orchestrator.models import Plan, Run, Sweep
+from orchestrator.planning.values import PARAMETER_NAME
 from orchestrator.shapes import RunCreate, RunTerms, SweepCreate, SweepUpdate, SweepWild
 from orchestrator.states import LIVE, Move, RunStatus
 
@@ -24,7 +24,6 @@ PUBLIC = (
     *("ui_config", "creation_context", "chat_session_id", "plan_id", "created_by"),
 )
 CommandOf = Callable[[str, dict[str, Any]], str]
-PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-/]{0,199}")
 
 
 def get(session: Session, sweep_id: str) -> Sweep:
@@ -232,6 +231,7 @@ def runs_of_draft(checks: RunChecks, sweep: Sweep, body: SweepUpdate, limit: int
 def create(session: Session, checks: RunChecks, made: SweepDraft, identity: Identity) -> Sweep:
     """A sweep and all its runs, in one transaction."""
     body = made.body
+    _parallel(session, body.plan_id, body.parallel, identity)
     names = ("name", "base_command", "parameters", "max_runs", "goal", "chat_session_id", "ui_config", "parallel")
     template = body.model_dump(include=set(RunTerms.model_fields), exclude_none=True, mode="json")
     sweep = _create(
@@ -244,6 +244,13 @@ def create(session: Session, checks: RunChecks, made: SweepDraft, identity: Iden
     )
     _create_runs(session, checks, sweep, made.runs, identity)
     return sweep
+
+
+def _parallel(session: Session, plan_id: str | None, parallel: int | None, identity: Identity) -> None:
+    """Raises OutsidePlan for more at once than the sweep's plan allows."""
+    plan = session.exec(select(Plan).where(col(Plan.id) == plan_id)).first() if plan_id is not None else None
+    if plan is not None:
+        Admission(session, identity).term(plan, "parallel", parallel)
 
 
 def _create_runs(session: Session, checks: RunChecks, sweep: Sweep, drafts: list[Draft], identity: Identity) -> None:
@@ -264,6 +271,8 @@ def update(
     """Changes a sweep; its grid and command only while it has no runs. One that was a draft gets ``drafts``."""
     sweep = get(session, sweep_id)
     fields = body.model_dump(exclude_unset=True)
+    if "parallel" in fields:
+        _parallel(session, sweep.plan_id, body.parallel, identity)
     drafts = drafts if sweep.status == "draft" else []
     structural = {"base_command", "workdir", "parameters", "max_runs"} & set(fields)
     if structural and session.exec(select(Run.id).where(col(Run.sweep_id) == sweep.id).limit(1)).first():
@@ -285,6 +294,7 @@ def start(session: Session, sweep_id: str, parallel: int | None, identity: Ident
     if sweep.status == "draft" and not has_runs:
         raise BadTransition(f"Sweep {sweep.id} is a draft: set its status to pending first.")
     if parallel is not None:
+        _parallel(session, sweep.plan_id, parallel, identity)
         change(session, sweep, actor, "sweep.updated", f"sweep:{sweep.id}", {"parallel": parallel})
     ready = session.exec(
         select(Run).where(col(Run.sweep_id) == sweep.id, col(Run.status) == RunStatus.READY).order_by(col(Run.seq))

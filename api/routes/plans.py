@@ -1,15 +1,16 @@
 """Plans."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
+from sqlmodel import Session
 from starlette.responses import PlainTextResponse, Response
 
 from api.answers import Json, page
 from api.deps import Before, Limit, OnceOnly, Sys, Who, Whose
 from api.scopes import needs
 from orchestrator import execution, planoverlap, planreports, plans
-from orchestrator.planning.reading import reading
+from orchestrator.planning.reading import stored
 from orchestrator.planning.reportmarkdown import markdown
 from orchestrator.shapes import PlanAmendment, PlanApproval, PlanCheck, PlanCreate, PlanExecute, PlanUpdate
 
@@ -22,20 +23,25 @@ Status = Literal["draft", "approved", "executing", "completed", "archived"]
 def create(system: Sys, actor: Who, body: PlanCreate, once: OnceOnly) -> Json:
     """Saves a plan as a draft; ``problems`` tells where its markdown departs from the required structure, ``overlap``
     which plans and finished runs it repeats."""
+    parsed = stored(body.raw_markdown)
     with system.db.read() as session:
-        repeats = planoverlap.of_plan(session, body.title, body.goal, body.raw_markdown)
-    return once(lambda session: plans.detail(session, plans.create(session, body, actor)) | {"overlap": repeats})
+        repeats = planoverlap.of_plan(session, body.title, body.goal, parsed)
+
+    def write(session: Session) -> dict[str, Any]:
+        return plans.detail(session, plans.create(session, body, parsed, actor)) | {"overlap": repeats}
+
+    return once(write)
 
 
 @router.post("/plans/check")
 def check(system: Sys, body: PlanCheck) -> Json:
     """How a plan's markdown is read, what is wrong in it and what it repeats; nothing is saved."""
-    found = reading(body.raw_markdown)
-    sections, title = found.text.sections, found.text.title or ""
+    parsed = stored(body.raw_markdown)
+    sections = parsed["sections"]
+    title = sections.get("title") or ""
     with system.db.read() as session:
-        repeats = planoverlap.of_plan(session, title, sections.get("objective") or "", body.raw_markdown)
-    problems = [problem.public() for problem in found.problems]
-    return Json({"title": title, "sections": sections, "problems": problems, "overlap": repeats})
+        repeats = planoverlap.of_plan(session, title, sections.get("objective") or "", parsed)
+    return Json({"title": title, "sections": sections, "problems": parsed["problems"], "overlap": repeats})
 
 
 @router.get("/plans")
@@ -65,20 +71,25 @@ def overlap(system: Sys, plan_id: str) -> Json:
     """Which other plans, and which finished runs, this one repeats."""
     with system.db.read() as session:
         plan = plans.get(session, plan_id)
-        return Json(planoverlap.of_plan(session, plan.title, plan.goal, plan.raw_markdown, plan.id))
+        parsed = plan.parsed or stored(plan.raw_markdown)
+        return Json(planoverlap.of_plan(session, plan.title, plan.goal, parsed, plan.id))
 
 
 @router.patch("/plans/{plan_id}")
-def update(system: Sys, actor: Who, plan_id: str, body: PlanUpdate) -> Json:
+def update(system: Sys, identity: Whose, plan_id: str, body: PlanUpdate) -> Json:
     """Edits a plan; an approved one becomes a draft again."""
-    reading(body.raw_markdown or "")
-    return Json(system.db.write(lambda session: plans.detail(session, plans.update(session, plan_id, body, actor))))
+    parsed = stored(body.raw_markdown) if body.raw_markdown is not None else None
+
+    def write(session: Session) -> dict[str, Any]:
+        return plans.detail(session, plans.update(session, plan_id, body, parsed, identity))
+
+    return Json(system.db.write(write))
 
 
 @router.delete("/plans/{plan_id}")
-def delete(system: Sys, actor: Who, plan_id: str) -> Json:
+def delete(system: Sys, identity: Whose, plan_id: str) -> Json:
     """Deletes a plan that no run and no sweep refers to."""
-    system.db.write(lambda session: plans.delete(session, plan_id, actor))
+    system.db.write(lambda session: plans.delete(session, plan_id, identity))
     return Json({"deleted": True, "id": plan_id})
 
 
@@ -89,6 +100,8 @@ def approve(system: Sys, actor: Who, plan_id: str, body: PlanApproval | None = N
     with system.db.read() as session:
         plan = plans.get(session, plan_id)
     made = plans.proposal(system.checks, plan, asked)
+    if asked.dry_run:
+        return Json(made.public())
     return Json(
         system.db.write(lambda session: plans.detail(session, plans.approve(session, plan_id, made, asked, actor)))
     )
@@ -135,12 +148,12 @@ def report(
 
 
 @router.post("/plans/{plan_id}/complete")
-def complete(system: Sys, actor: Who, plan_id: str) -> Json:
+def complete(system: Sys, identity: Whose, plan_id: str) -> Json:
     """executing → completed."""
-    return Json(system.db.write(lambda session: plans.detail(session, plans.complete(session, plan_id, actor))))
+    return Json(system.db.write(lambda session: plans.detail(session, plans.complete(session, plan_id, identity))))
 
 
 @router.post("/plans/{plan_id}/archive")
-def archive(system: Sys, actor: Who, plan_id: str) -> Json:
+def archive(system: Sys, identity: Whose, plan_id: str) -> Json:
     """Any status → archived."""
-    return Json(system.db.write(lambda session: plans.detail(session, plans.archive(session, plan_id, actor))))
+    return Json(system.db.write(lambda session: plans.detail(session, plans.archive(session, plan_id, identity))))

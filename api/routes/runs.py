@@ -11,7 +11,7 @@ from orchestrator import runs
 from orchestrator.access import Identity
 from orchestrator.admission import filled
 from orchestrator.drafts import Draft
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, OutsidePlan
 from orchestrator.models import Run
 from orchestrator.preview import shown
 from orchestrator.shapes import Priority, RunCreate, RunReport, RunRerun, RunsCreate, RunTerms, RunUpdate
@@ -39,9 +39,18 @@ def make_run(system: System, identity: Identity, body: RunCreate, once: Once) ->
     draft = _draft(system, identity, body)
     if body.dry_run:
         with system.db.read() as session:
-            would = runs.preview(session, draft, identity)
+            would = _previewed(session, draft, identity)
         return Json(runs.public(would) | {"id": None, "run_dir": None, "dry_run": True} | shown(system, would))
     return once(lambda session: runs.public(runs.create(session, system.checks, draft, identity)))
+
+
+def _previewed(session: Session, draft: Draft, identity: Identity) -> Run:
+    """What would be made. What is only looked at is not kept as something that a person could allow."""
+    try:
+        return runs.preview(session, draft, identity)
+    except OutsidePlan as error:
+        error.asked_for = False
+        raise
 
 
 def _draft(system: System, identity: Identity, body: RunCreate) -> Draft:
@@ -133,21 +142,22 @@ def hold(system: Sys, actor: Who, run_id: str) -> Json:
 
 
 @router.post("/runs/{run_id}/release")
-def release(system: Sys, actor: Who, run_id: str) -> Json:
+def release(system: Sys, identity: Whose, run_id: str) -> Json:
     """Lets a held run start."""
-    return Json(acted("Run released", system.db.write(lambda session: runs.release(session, run_id, actor))))
+    return Json(acted("Run released", system.db.write(lambda session: runs.release(session, run_id, identity))))
 
 
 @router.post("/runs/{run_id}/requeue")
-def requeue(system: Sys, actor: Who, run_id: str) -> Json:
+def requeue(system: Sys, identity: Whose, run_id: str) -> Json:
     """Begins a running run again as its next attempt."""
-    return Json(acted("Run is being requeued", system.db.write(lambda session: runs.requeue(session, run_id, actor))))
+    found = system.db.write(lambda session: runs.requeue(session, run_id, identity))
+    return Json(acted("Run is being requeued", found))
 
 
 @router.post("/runs/{run_id}/priority")
-def prioritise(system: Sys, actor: Who, run_id: str, body: Priority) -> Json:
+def prioritise(system: Sys, identity: Whose, run_id: str, body: Priority) -> Json:
     """Another priority for a run that waits."""
-    found = system.db.write(lambda session: runs.prioritise(session, run_id, body.priority, actor))
+    found = system.db.write(lambda session: runs.prioritise(session, run_id, body.priority, identity))
     return Json(acted("Priority changed", found))
 
 
@@ -182,7 +192,7 @@ def report(system: Sys, actor: Who, run_id: str, body: RunReport) -> Json:
 
 
 @router.post("/runs/{run_id}/add-to-sweep")
-def add_to_sweep(system: Sys, actor: Who, run_id: str, sweep_id: str) -> Json:
+def add_to_sweep(system: Sys, identity: Whose, run_id: str, sweep_id: str) -> Json:
     """Puts a run into a sweep."""
-    found = system.db.write(lambda session: runs.add_to_sweep(session, run_id, sweep_id, actor))
+    found = system.db.write(lambda session: runs.add_to_sweep(session, run_id, sweep_id, identity))
     return Json(acted(f"Run {run_id} added to sweep {sweep_id}", found))

@@ -89,22 +89,25 @@ def hold(system: Sys, actor: Who, sweep_id: str) -> Json:
 
 
 @router.post("/sweeps/{sweep_id}/release")
-def release(system: Sys, actor: Who, sweep_id: str) -> Json:
+def release(system: Sys, identity: Whose, sweep_id: str) -> Json:
     """Lets the held runs of the sweep start."""
-    return _each(system, sweep_id, NOT_BEGUN, lambda session, run_id: runs.release(session, run_id, actor))
+    return _each(system, sweep_id, NOT_BEGUN, lambda session, run_id: runs.release(session, run_id, identity))
 
 
 @router.post("/sweeps/{sweep_id}/requeue")
-def requeue(system: Sys, actor: Who, sweep_id: str) -> Json:
+def requeue(system: Sys, identity: Whose, sweep_id: str) -> Json:
     """Begins every launching or running run of the sweep again."""
-    return _each(system, sweep_id, LIVE, lambda session, run_id: runs.requeue(session, run_id, actor))
+    return _each(system, sweep_id, LIVE, lambda session, run_id: runs.requeue(session, run_id, identity))
 
 
 @router.post("/sweeps/{sweep_id}/priority")
-def prioritise(system: Sys, actor: Who, sweep_id: str, body: Priority) -> Json:
+def prioritise(system: Sys, identity: Whose, sweep_id: str, body: Priority) -> Json:
     """Another priority for every run of the sweep that has not begun."""
-    wanted = body.priority
-    return _each(system, sweep_id, NOT_BEGUN, lambda session, run_id: runs.prioritise(session, run_id, wanted, actor))
+
+    def act(session: Session, run_id: str) -> Run:
+        return runs.prioritise(session, run_id, body.priority, identity)
+
+    return _each(system, sweep_id, NOT_BEGUN, act)
 
 
 def _each(system: System, sweep_id: str, statuses: Iterable[RunStatus], act: Callable[[Session, str], Run]) -> Json:

@@ -10,6 +10,7 @@ from orchestrator import tokens
 from orchestrator.access import ADMIN, Identity
 from orchestrator.errors import Conflict
 from orchestrator.journal import Actor, record
+from orchestrator.models import Token
 from orchestrator.shapes import TokenCreate, TokenRotate
 from orchestrator.wiring import System
 
@@ -20,9 +21,9 @@ SCOPE = "admin"
 @router.post("/tokens")
 def create(system: Sys, actor: Who, body: TokenCreate) -> Json:
     """Makes a token; its secret is told this once, and written to files (0600) of its own under $ORC_HOME/tokens."""
-    token, secret = system.db.write(lambda session: tokens.create(session, body, actor))
-    system.access.reload()
-    return Json(tokens.public(token) | {"token": secret} | _files(system, token.name, secret))
+    with system.access.changing:
+        token, secret = system.db.write(lambda session: tokens.create(session, body, actor))
+        return _told(system, token, secret)
 
 
 @router.get("/tokens", openapi_extra=needs("admin"))
@@ -50,30 +51,34 @@ def rotate(system: Sys, actor: Who, name: str, body: TokenRotate | None = None) 
     if name == ADMIN:
         return _rotate_admin(system, actor)
     expires = body.expires_at if body else None
-    token, secret = system.db.write(lambda session: tokens.rotate(session, name, expires, actor))
-    system.access.reload()
-    return Json(tokens.public(token) | {"token": secret} | _files(system, name, secret))
+    with system.access.changing:
+        token, secret = system.db.write(lambda session: tokens.rotate(session, name, expires, actor))
+        return _told(system, token, secret)
 
 
 def _rotate_admin(system: System, actor: Actor) -> Json:
     if home_files.token_from_environment():
         raise Conflict("The admin token comes from ORC_TOKEN or ORC_TOKEN_FILE: change it there, and start anew.")
     secret = tokens.new_secret()
-    home_files.write_admin_token(system.settings.home, secret)
-    system.access.renew_admin(secret)
-    system.db.write(lambda session: record(session, actor, "token.rotated", f"token:{ADMIN}") and None)
+    with system.access.changing:
+        system.db.write(lambda session: record(session, actor, "token.rotated", f"token:{ADMIN}") and None)
+        home_files.write_admin_token(system.settings.home, secret)
+        system.access.renew_admin(secret)
     return Json({"name": ADMIN, "scopes": [ADMIN], "token": secret, "file": str(system.settings.home / "token")})
 
 
 @router.delete("/tokens/{name}")
 def revoke(system: Sys, actor: Who, name: str) -> Json:
     """Ends a token; what it started goes on."""
-    token = system.db.write(lambda session: tokens.revoke(session, name, actor))
-    system.access.reload()
-    home_files.remove_token_files(system.settings.home, name)
+    with system.access.changing:
+        token = system.db.write(lambda session: tokens.revoke(session, name, actor))
+        system.access.reload()
+        home_files.remove_token_files(system.settings.home, name)
     return Json(tokens.public(token))
 
 
-def _files(system: System, name: str, secret: str) -> dict[str, str]:
-    token, header = home_files.write_token_files(system.settings.home, name, secret)
-    return {"file": str(token), "header_file": str(header)}
+def _told(system: System, token: Token, secret: str) -> Json:
+    """The answer that tells the secret, once its files have it and the old one is worth nothing."""
+    system.access.reload()
+    file, header = home_files.write_token_files(system.settings.home, token.name, secret)
+    return Json(tokens.public(token) | {"token": secret, "file": str(file), "header_file": str(header)})

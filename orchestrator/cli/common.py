@@ -42,6 +42,11 @@ def say(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def visible(text: str) -> str:
+    """Text of others for a terminal: what would move its cursor, or turn or hide text, is written out."""
+    return "".join(char if char in "\n\t" or char.isprintable() else f"\\u{ord(char):04x}" for char in text)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table for people."""
     made = Table(box=None, pad_edge=False, header_style="bold")

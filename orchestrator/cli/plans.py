@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import JsonFlag, Rest, ago, command_text, emit, say, table, usage
+from orchestrator.cli.common import JsonFlag, Rest, ago, command_text, emit, say, table, usage, visible
 from orchestrator.client import Client
 
 app = typer.Typer(help="Plans: written, approved, executed.", no_args_is_help=True)
@@ -41,7 +41,7 @@ def _tell(plan: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         emit(plan)
         return
-    say(f"Plan {plan['id']} is {plan['status']}: {plan['title']}")
+    say(f"Plan {plan['id']} is {plan['status']}: {visible(plan['title'])}")
     _problems(plan)
     if plan.get("overlap"):
         _repeats(plan["overlap"])
@@ -72,10 +72,9 @@ def show(plan_id: str, as_json: JsonFlag = False) -> None:
     if as_json:
         emit(found)
         return
-    say(f"Plan {found['id']} is {found['status']}: {found['title']}")
-    print(found["raw_markdown"])
-    for problem in found["problems"]:
-        say(f"line {problem['line']}: {problem['message']}")
+    say(f"Plan {found['id']} is {found['status']}: {visible(found['title'])}")
+    print(visible(found["raw_markdown"]))
+    _problems(found)
 
 
 @app.command()
@@ -97,7 +96,7 @@ def check(
 
 def _problems(plan: dict[str, Any]) -> None:
     for problem in plan["problems"]:
-        say(f"  line {problem['line']}: {problem['message']}")
+        say(f"  line {problem['line']}: {visible(problem['message'])}")
 
 
 def _repeats(overlap: dict[str, Any]) -> None:
@@ -120,34 +119,63 @@ def approve(
     """Shows a draft and approves it as it was shown."""
     given = {"gpu_hours": gpu_hours, "runs": runs, "wall_time": wall_time}
     budget = {name: value for name, value in given.items() if value is not None}
+    asked = {"force": force, "budget": budget or None}
     with Client() as orc:
         seen = orc.plan(plan_id)
-        if not yes and sys.stdin.isatty():
-            print(seen["raw_markdown"])
-            _problems(seen)
-            typer.confirm(f"Approve plan {plan_id} ({seen['title']})?", abort=True)
-        body = {"force": force, "content_hash": seen["content_hash"], "budget": budget or None}
+        would = orc.advance_plan(plan_id, "approve", {**asked, "dry_run": True})
+        print(visible(seen["raw_markdown"]))
+        _problems(would)
+        say("What it allows, once approved:")
+        say(_indented(would["bounds"]))
+        _sure(f"Approve plan {plan_id} ({seen['title']})?", yes=yes)
+        body = {**asked, "content_hash": would["content_hash"]}
         _tell(orc.advance_plan(plan_id, "approve", body), as_json=as_json)
+
+
+def _indented(data: Any) -> str:
+    """JSON for people: nothing in it can move a terminal's cursor or the direction of text."""
+    return json.dumps(data, indent=2, ensure_ascii=True)
+
+
+def _sure(question: str, *, yes: bool) -> None:
+    """Asks; where nobody can be asked, it must have been said."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        usage(f"{visible(question)} There is nobody here to ask: say --yes, once it has been read")
+    typer.confirm(visible(question), abort=True)
 
 
 @app.command()
 def amend(
     plan_id: str,
     file: Annotated[Path | None, typer.Option(help="An amendment (JSON); without: what was refused last.")] = None,
+    refusal: Annotated[int | None, typer.Option(help="The refusal that is meant.")] = None,
     reason: Annotated[str, typer.Option(help="Why; it stays with the plan.")] = "",
     yes: YesFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Allows under an approved plan what was refused last, or what a file says."""
     with Client() as orc:
-        refused = orc.request("GET", f"/plans/{plan_id}/amendments")["refused"]
-        body = json.loads(file.read_text()) if file is not None else refused
-        if body is None:
-            usage(f"nothing was refused under plan {plan_id} that is not allowed by now")
-        say(json.dumps(body, indent=2, ensure_ascii=False))
-        if not yes and sys.stdin.isatty():
-            typer.confirm(f"Allow this under plan {plan_id}?", abort=True)
+        body = json.loads(file.read_text()) if file is not None else _refused(orc, plan_id, refusal, yes=yes)
+        say(_indented(body))
+        _sure(f"Allow this under plan {plan_id}?", yes=yes)
         _tell(orc.advance_plan(plan_id, "amendments", {**body, "reason": reason}), as_json=as_json)
+
+
+def _refused(orc: Client, plan_id: str, refusal: int | None, *, yes: bool) -> Any:
+    """What would allow what was refused last: shown with who asked for it. Without a question it must be named, for
+    another may have asked meanwhile."""
+    last = orc.request("GET", f"/plans/{plan_id}/amendments")["refused"]
+    if last is None or (refusal is not None and last["id"] != refusal):
+        usage(f"nothing was refused under plan {plan_id} that is not allowed by now, or not refusal {refusal}")
+    if yes and refusal is None:
+        usage(f"--yes needs the refusal that is meant: --refusal {last['id']} is {last['by']}'s, {ago(last['at'])}")
+    say(f"Refusal {last['id']} of {last['by']}, {ago(last['at'])}:")
+    for item in last["diff"]:
+        name, planned, asked = (_indented(item[part]) for part in ("field", "plan", "asked"))
+        say(f"  {name}: the plan says {planned}, asked is {asked}")
+    return last["amendment"]
 
 
 @app.command()
@@ -169,7 +197,7 @@ def execute(
         emit(found)
     elif dry_run:
         say(f"{found['runs']} run(s), at most {found['gpu_hours_at_most']} GPU-hours:")
-        print("\n".join(found["commands"]))
+        print(visible("\n".join(found["commands"])))
     else:
         _tell(found, as_json=False)
         sweep = found["sweep_id"]
@@ -197,4 +225,4 @@ def report(plan_id: str, as_json: JsonFlag = False) -> None:
         if as_json:
             emit(orc.request("GET", f"/plans/{plan_id}/report"))
         else:
-            print(orc.text(f"/plans/{plan_id}/report", {"format": "markdown"}))
+            print(visible(orc.text(f"/plans/{plan_id}/report", {"format": "markdown"})))

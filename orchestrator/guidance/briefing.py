@@ -10,7 +10,6 @@ from sqlmodel import Session, col, func, select
 from orchestrator import runs, sweeps
 from orchestrator.alerting import alerts
 from orchestrator.models import Metric, Plan, Run
-from orchestrator.planning.reading import reading
 from orchestrator.planning.report import goal_of
 
 CONTEXT, PLANS, CLUSTER = 6000, 4000, 2000
@@ -76,7 +75,7 @@ def _best(session: Session) -> list[str]:
     lines = []
     newest = select(Plan).where(col(Plan.status).in_(["executing", "completed"])).order_by(col(Plan.seq).desc())
     for plan in session.exec(newest.limit(BEST)):
-        goal = goal_of(reading(plan.raw_markdown).text.sections)
+        goal = goal_of((plan.parsed or {}).get("sections") or {})
         if goal is None:
             continue
         order = col(Metric.last).desc() if goal.more else col(Metric.last).asc()

@@ -5,8 +5,8 @@ Terms are flat: ``{"resources.gpus": 1, "env.DATA": "/data", "workdir": "/home/m
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from orchestrator import grid as grids
@@ -17,8 +17,12 @@ Flat = dict[str, Any]
 # Of these a run may ask for less than the plan says.
 AT_MOST = frozenset(
     {"resources.gpus", "resources.cpus", "resources.mem", "resources.time", "resources.nodes"}
-    | {"resources.tasks_per_node", "retry.max", "priority"}
+    | {"resources.tasks_per_node", "retry.max", "priority", "parallel"}
 )
+# Left out, these are more than any number, not less.
+UNLIMITED = frozenset({"resources.time", "resources.mem", "parallel"})
+# Left out of the plan, these are one.
+ONE_OF = {"resources.cpus": 1.0, "resources.nodes": 1.0, "resources.tasks_per_node": 1.0}
 NESTED = ("resources", "env", "retry")
 
 
@@ -33,11 +37,18 @@ class Budget:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What was approved: the grid, the commands (templates), the terms, the budget."""
+    """What was approved: the grid, the commands (templates), the terms, the budget.
+
+    ``defaults``: what of a run's body the plan says, for what runs leave out. ``also``: values of a term that were
+    allowed later (None: without). ``runs``: how many who needs a plan may make where the budget does not say.
+    """
 
     grid: dict[str, list[Any]] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     terms: Flat = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
+    also: dict[str, list[Any]] = field(default_factory=dict)
+    runs: int | None = None
     budget: Budget = field(default_factory=Budget)
 
     def public(self) -> dict[str, Any]:
@@ -48,6 +59,12 @@ class Bounds:
     def load(cls, stored: Mapping[str, Any]) -> "Bounds":
         """Back from JSON."""
         return cls(**{**stored, "budget": Budget(**stored["budget"])})
+
+    def body(self) -> dict[str, Any]:
+        """What a run that leaves something out gets, as the fields of a request's body. Where it goes is decided by
+        what the machine is, unless the plan says it."""
+        terms = {name: value for name, value in self.terms.items() if name not in {"executor", "parallel"}}
+        return {**self.defaults, **nest(terms)}
 
 
 @dataclass(frozen=True)
@@ -119,17 +136,43 @@ def differences(bounds: Bounds, asked: Asked) -> tuple[list[Difference], dict[st
 
     A command with a place for some parameters needs to be told the others; one without any is the same for all.
     """
-    found = _terms(bounds.terms, asked.terms)
-    params = dict(asked.params or {})
-    seen = _configuration(bounds, asked.command, params)
+    found = _terms(bounds, asked.terms)
+    told = {name: _as_planned(bounds.grid.get(name, ()), value) for name, value in (asked.params or {}).items()}
+    others = [Difference(f"parameters.{name}", None, value) for name, value in told.items() if name not in bounds.grid]
+    seen = _recognised(bounds, asked.command, told)
     if seen is None:
-        return [Difference("command", shown(bounds.commands), asked.command), *found], params
-    wanted = bounds.grid if seen else {name: values for name, values in bounds.grid.items() if name in params}
-    params |= seen
-    unknown = [
-        Difference(f"parameters.{name}", None, value) for name, value in params.items() if name not in bounds.grid
-    ]
-    return [*found, *_parameters(wanted, params), *unknown], params
+        return [*_unknown(bounds, asked.command, told), *others, *found], told
+    wanted = bounds.grid if seen else {name: values for name, values in bounds.grid.items() if name in told}
+    params = told | seen
+    return [*_parameters(wanted, params), *others, *found], params
+
+
+def _as_planned(values: Sequence[Any], value: Any) -> Any:
+    """The plan's own value where the program would be given the same text."""
+    return next((planned for planned in values if _same(planned, value)), value)
+
+
+def _same(first: Any, second: Any) -> bool:
+    return (first is None) == (second is None) and grids.value_text(first) == grids.value_text(second)
+
+
+def _recognised(bounds: Bounds, command: str, told: Mapping[str, Any]) -> dict[str, Any] | None:
+    for text in bounds.commands:
+        seen = template.recognise(text, bounds.grid, command, told)
+        if seen is not None:
+            return seen
+    return None
+
+
+def _unknown(bounds: Bounds, command: str, told: Mapping[str, Any]) -> list[Difference]:
+    """What of a command is not the plan's: a parameter's value, where that can be told, else all of it."""
+    for text in bounds.commands:
+        seen = template.guess(text, bounds.grid, command)
+        if seen is not None and all(name not in told or _same(told[name], value) for name, value in seen.items()):
+            found = _parameters({name: bounds.grid[name] for name in seen}, seen)
+            if found:
+                return found
+    return [Difference("command", shown(bounds.commands), command)]
 
 
 def shown(commands: list[str]) -> Any:
@@ -137,37 +180,34 @@ def shown(commands: list[str]) -> Any:
     return commands[0] if len(commands) == 1 else commands or None
 
 
-def _configuration(bounds: Bounds, command: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The values in the command, by the first template that fits it and what the run said itself. Values that the grid
-    does not have are told as what they are, where no template fits with its own."""
-    for read in (template.recognise, template.guess):
-        for text in bounds.commands:
-            seen = read(text, bounds.grid, command)
-            if seen is not None and all(params.get(name, value) == value for name, value in seen.items()):
-                return seen
-    return None
-
-
 def _parameters(grid: Mapping[str, list[Any]], params: Mapping[str, Any]) -> list[Difference]:
     return [
         Difference(f"parameters.{name}", values, params.get(name))
         for name, values in grid.items()
-        if params.get(name) not in values
+        if not any(_same(planned, params.get(name)) for planned in values)
     ]
 
 
-def _terms(allowed: Flat, asked: Flat) -> list[Difference]:
+def _terms(bounds: Bounds, asked: Flat) -> list[Difference]:
+    allowed = {name: value for name, value in bounds.terms.items() if name != "parallel"}  # of sweeps, not of runs
     return [
         Difference(name, allowed.get(name), asked.get(name))
         for name in sorted({*allowed, *asked})
-        if not _within(name, allowed.get(name), asked.get(name))
+        if not within(bounds, name, asked.get(name))
     ]
 
 
-def _within(name: str, allowed: Any, asked: Any) -> bool:
+def within(bounds: Bounds, name: str, asked: Any) -> bool:
+    """Whether the plan allows a term to be that (None: left out)."""
+    allowed, also = bounds.terms.get(name), bounds.also.get(name, ())
     if name not in AT_MOST:
-        return bool(allowed == asked)
-    return asked is None or _amount(name, asked) <= (0 if allowed is None else _amount(name, allowed))
+        return bool(allowed == asked) or asked in also
+    if name in UNLIMITED and (None in also or (asked is None and allowed is None)):
+        return True
+    if asked is None:
+        return name not in UNLIMITED
+    most = ONE_OF.get(name, 0.0) if allowed is None else _amount(name, allowed)
+    return _amount(name, asked) <= max([most, *(_amount(name, value) for value in also if value is not None)])
 
 
 def _amount(name: str, value: Any) -> float:
@@ -182,9 +222,9 @@ def amendment(found: Iterable[Difference]) -> dict[str, Any]:
     for difference in found:
         part, _, name = difference.field.partition(".")
         if part == "command":
-            body["command"] = difference.asked
+            _add(body.setdefault("commands", []), difference.asked)
         elif part == "parameters":
-            body.setdefault("parameters", {})[name] = [difference.asked]
+            _add(body.setdefault("parameters", {}).setdefault(name, []), difference.asked)
         elif part == "budget":
             body.setdefault("budget", {})[name] = difference.asked
         else:
@@ -192,21 +232,30 @@ def amendment(found: Iterable[Difference]) -> dict[str, Any]:
     return body
 
 
+def _add(values: list[Any], value: Any) -> None:
+    if value not in values:
+        values.append(value)
+
+
 def amended(
     bounds: Bounds,
-    command: str | None,
+    commands: Sequence[str],
     parameters: Mapping[str, list[Any]],
     terms: Mapping[str, Any],
     budget: Mapping[str, Any],
 ) -> Bounds:
-    """The bounds with more allowed: another command, more values, other terms (None: none), another budget."""
+    """The bounds with more allowed: other commands, more values, other terms (None: without), another budget."""
     grid = {name: list(values) for name, values in bounds.grid.items()}
     for name, values in parameters.items():
         before = grid.get(name, [None])  # of a new parameter: runs without it are still within the plan
-        grid[name] = before + [value for value in values if value not in before]
-    commands = [*bounds.commands, *([command] if command is not None and command not in bounds.commands else [])]
-    kept = {name: value for name, value in {**bounds.terms, **terms}.items() if value is not None}
-    return Bounds(grid, commands, kept, Budget(**{**asdict(bounds.budget), **budget}))
+        grid[name] = before + [value for value in values if not any(_same(planned, value) for planned in before)]
+    more = [command for command in commands if command not in bounds.commands]
+    also = {name: list(values) for name, values in bounds.also.items()}
+    for name, value in terms.items():
+        if not within(bounds, name, value):
+            _add(also.setdefault(name, []), value)
+    spending = Budget(**{**asdict(bounds.budget), **budget})
+    return replace(bounds, grid=grid, commands=bounds.commands + more, also=also, budget=spending)
 
 
 def size(bounds: Bounds) -> int:

@@ -3,13 +3,12 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from orchestrator.grid import expand
-from orchestrator.planning.reading import Reading
 from orchestrator.planning.template import fill
 
 ALIKE = 0.6  # share of the words of the shorter text that the other has too
@@ -30,21 +29,22 @@ class Overlap:
         return "Its title and goal say much the same."
 
 
-def with_plan(mine: Reading, text: str, other: Reading, other_text: str) -> Overlap | None:
-    """What two plans have in common; None for nothing. ``text``: title and goal."""
-    first, second = mine.text.parameters, other.text.parameters
-    if first and first.keys() == second.keys() and _same_command(mine, other):
+@dataclass(frozen=True)
+class Content:
+    """What two plans are compared by: title and goal, the grid, the command (None: not said)."""
+
+    text: str
+    parameters: Mapping[str, Sequence[Any]]
+    command: str | None
+
+
+def with_plan(mine: Content, other: Content) -> Overlap | None:
+    """What two plans have in common; None for nothing."""
+    first, second = mine.parameters, other.parameters
+    if first and first.keys() == second.keys() and len({mine.command, other.command} - {None}) < 2:
         shared = math.prod(len(_both(first[name], second[name])) for name in first)
-        if shared:
-            return Overlap(shared, math.prod(len(values) for values in first.values()))
-        return None
-    return Overlap(0, 0) if not (first and second) and related(text, other_text) else None
-
-
-def _same_command(mine: Reading, other: Reading) -> bool:
-    """Unknown commands may be the same."""
-    commands = {reading.block.command for reading in (mine, other) if reading.block is not None} - {None}
-    return len(commands) < 2
+        return Overlap(shared, math.prod(len(values) for values in first.values())) if shared else None
+    return Overlap(0, 0) if not (first and second) and related(mine.text, other.text) else None
 
 
 def _both(first: Sequence[Any], second: Sequence[Any]) -> set[str]:
@@ -62,9 +62,8 @@ def _words(text: str) -> set[str]:
     return {word for word in re.findall(r"[\w-]{3,}", text[:2000].lower()) if word not in COMMON}
 
 
-def commands(mine: Reading, limit: int) -> list[str]:
+def commands(mine: Content, limit: int) -> list[str]:
     """The commands of its first configurations; none for a plan that names no command."""
-    if mine.block is None or mine.block.command is None:
+    if mine.command is None:
         return []
-    command = mine.block.command
-    return [fill(command, configuration) for configuration in islice(expand(mine.text.parameters), limit)]
+    return [fill(mine.command, configuration) for configuration in islice(expand(mine.parameters), limit)]

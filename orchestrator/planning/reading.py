@@ -1,13 +1,23 @@
 """A plan's markdown with its block held against what can be executed. Pure."""
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from pydantic import ValidationError
 
 from orchestrator.planning.markdown import PlanText, Problem, read
 from orchestrator.planning.template import quoted_twice
 from orchestrator.shapes import PlanBlock
+
+# Control characters but tab; marks that turn the direction of text, or have no width.
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+MOST_UNSEEN = 20
+QUOTED = (
+    "Write {{{name}}} where the shell reads plain words: its values get quotes of their own, which mean nothing inside "
+    "quotes, $(…), here-documents, or beside a comment."
+)
 
 
 @dataclass(frozen=True)
@@ -23,15 +33,36 @@ class Reading:
 def reading(markdown: str) -> Reading:
     """What a plan says. Never raises: what is wrong is among its problems."""
     text = read(markdown)
-    if text.block is None:
-        return Reading(text, None, text.problems)
-    block, found = _block(text)
+    block, found = _block(text) if text.block is not None else (None, [])
     if block is not None and block.command is not None:
         found += [
-            Problem(text.block_line, f"Write {{{name}}} without quotes: its values get their own, and two are none.")
-            for name in quoted_twice(block.command, text.parameters)
+            Problem(text.block_line, QUOTED.format(name=name)) for name in quoted_twice(block.command, text.parameters)
         ]
+    found += _unseen(markdown)
     return Reading(text, block, sorted([*text.problems, *found], key=lambda problem: problem.line))
+
+
+def _unseen(markdown: str) -> list[Problem]:
+    """What a terminal or a page does not show as it is: the first of each line, a few lines of them."""
+    found = []
+    for number, line in enumerate(markdown.replace("\r\n", "\n").split("\n"), start=1):
+        match = UNSEEN.search(line)
+        if match is not None:
+            found.append(Problem(number, f"A character that nobody sees (U+{ord(match[0]):04X}): leave it out."))
+        if len(found) == MOST_UNSEEN:
+            break
+    return found
+
+
+def stored(markdown: str) -> dict[str, Any]:
+    """What is kept of a reading beside its plan, so that lists and comparisons need not read again."""
+    found = reading(markdown)
+    return {
+        "sections": found.text.sections,
+        "parameters": found.text.parameters,
+        "command": found.block.command if found.block is not None else None,
+        "problems": [problem.public() for problem in found.problems],
+    }
 
 
 def _block(text: PlanText) -> tuple[PlanBlock | None, list[Problem]]:

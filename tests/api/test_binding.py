@@ -333,7 +333,8 @@ def test_what_was_refused_is_allowed_in_one_step(service: InProcess) -> None:
     refused = ask(service, "POST", "/runs", outside).json()
     assert refused["amendment"] == {"parameters": {"lr": [0.3]}, "terms": {"resources.cpus": 2}}
     kept = service.get(f"/plans/{plan['id']}/amendments")
-    assert (kept["amendments"], kept["refused"]) == ([], refused["amendment"])
+    assert (kept["amendments"], kept["refused"]["amendment"]) == ([], refused["amendment"])
+    assert (kept["refused"]["by"], kept["refused"]["diff"]) == ("token:agent", refused["diff"])
     assert ask(service, "POST", f"/plans/{plan['id']}/amendments", refused["amendment"]).status_code == 403
     amended = service.post(f"/plans/{plan['id']}/amendments", refused["amendment"] | {"reason": "worth a try"})
     assert amended["approved_hash"] != plan["approved_hash"]
@@ -433,7 +434,7 @@ def test_values_are_quoted_for_the_shell(service: InProcess) -> None:
 def test_quotes_around_a_value_that_has_its_own_are_a_problem(service: InProcess) -> None:
     markdown = bindable('echo "{text}"', values="| text | `$(id)` | |", runs=1)
     plan = ask(service, "POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": markdown}).json()
-    assert "without quotes" in plan["problems"][0]["message"]
+    assert "quotes of their own" in plan["problems"][0]["message"]
     service.post(f"/plans/{plan['id']}/approve", {"force": True})
     assert service.refused("POST", f"/plans/{plan['id']}/execute")[0] == 422
 

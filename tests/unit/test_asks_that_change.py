@@ -13,7 +13,6 @@ from orchestrator.access import Identity
 from orchestrator.db import Database
 from orchestrator.executors.base import JobHandle, SubmissionSpec, Watched
 from orchestrator.gpuqueue import Turn
-from orchestrator.journal import Actor
 from orchestrator.models import Run, Submission
 from orchestrator.reconciler import Reconciler
 from orchestrator.resources import Resources
@@ -128,7 +127,7 @@ def test_a_run_that_is_tried_again_with_more_memory_shares_no_batch_with_one_tha
 def test_a_run_whose_priority_changed_before_it_went_out_has_that_niceness(database: Database) -> None:
     stored(database, run("a", "100M"), run("b", "100M"), run("c", "100M", status="ready"), run("d", "100M"))
     for run_id, priority in (("b", -7), ("c", -7), ("d", 7)):
-        database.write(lambda session: runs.prioritise(session, run_id, priority, Actor("me")))  # noqa: B023
+        database.write(lambda session: runs.prioritise(session, run_id, priority, Identity("me", frozenset({"admin"}))))  # noqa: B023
     database.write(lambda session: runs.queue(session, "c", Identity("me", frozenset({"admin"})), allow_queued=False))
     assert handed_over(database, 4) == [[("b", 100, 7), ("c", 100, 7)], [("d", 100, 0), ("a", 100, 0)]]
 

@@ -41,7 +41,9 @@ def stored(session: Session, number: int, reserved: float = 0.0, **columns: Any)
 def admitted(database: Database, *drafts: Draft) -> list[dict[str, Any]]:
     def write(session: Session) -> list[dict[str, Any]]:
         admission, of = Admission(session, ME), session.exec(select(Plan)).one()
-        return [admission.admit(of, one) for one in drafts]
+        made = [admission.admit(of, one) for one in drafts]
+        admission.settle()
+        return made
 
     return database.write(write)
 
@@ -54,6 +56,7 @@ def admitted(database: Database, *drafts: Draft) -> list[dict[str, Any]]:
         ({"resources": {"time": 10}, "lease_gpus": 1}, 600.0),
         ({"resources": {"time": 10}}, 0.0),
         ({"resources": {}}, 0.0),
+        ({"resources": {"gpus": 1, "time": 0.5}}, 60.0),
         ({"resources": {"gpus": 1}}, None),
         ({"resources": {}, "lease_gpus": 1}, None),
     ],
@@ -88,11 +91,23 @@ def test_what_runs_have_reserved_counts_until_they_end_with_what_they_used(datab
         admitted(database, draft(HALF))
 
 
+def test_what_was_made_before_the_approval_or_put_away_unstarted_does_not_count(database: Database) -> None:
+    plan(database, gpu_hours=1.0)
+
+    def older(session: Session) -> None:
+        session.exec(select(Plan)).one().approved_at = time.time() - 10
+        stored(session, 0, 3600.0, status="running", created_at=time.time() - 60)
+        stored(session, 1, 3600.0, status="ready", is_archived=True)
+
+    database.write(older)
+    assert admitted(database, draft(HALF), draft(HALF))
+
+
 def test_earlier_attempts_count_with_what_they_used(database: Database) -> None:
     plan(database, gpu_hours=1.0)
     database.write(lambda session: stored(session, 0, 1800.0, status="queued", gpu_seconds=1000.0))
     with database.read() as session:
-        found = spent(session, "p")
+        found = spent(session, session.exec(select(Plan)).one())
     assert (found.runs, found.gpu_seconds, found.reserved) == (1, 1000.0, 1800.0)
 
 
@@ -105,8 +120,13 @@ def test_a_run_without_a_time_limit_cannot_be_reserved_for(database: Database) -
 
 def test_gpus_that_are_asked_for_in_slurms_own_words_cannot_be_counted(database: Database) -> None:
     plan(database, gpu_hours=1.0)
-    with pytest.raises(BadInput, match=r"resources\.gpus"):
+    with pytest.raises(BadInput, match="uncounted"):
         admitted(database, draft({"time": 30, "slurm": {"gpus-per-task": 2}}))
+    with pytest.raises(BadInput, match="uncounted"):
+        admitted(database, draft({"gpus": 4, "time": 30, "slurm": {"ntasks": 16}}))
+    for more in ({"exclusive": True}, {"nodelist": "n1,n2"}):
+        with pytest.raises(BadInput, match="must say what it gets"):
+            admitted(database, draft({"gpus": 1, "time": 30, **more}))
 
 
 def test_nothing_starts_when_the_time_is_over(database: Database) -> None:
@@ -184,7 +204,7 @@ def test_what_ended_attempts_used_is_used(database: Database) -> None:
 
 def test_when_its_time_is_over_its_runs_are_stopped(database: Database) -> None:
     plan(database, wall_seconds=60.0)
-    going(database, 0.1, created_at=time.time() - 61)
+    going(database, 0.1, queued_at=time.time() - 61)
     PlanKeeper(database, 0.0).once()
     assert state(database) == (ENDED, [])
 

@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("hash"),
     )
     with op.batch_alter_table("plans", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("parsed", sa.JSON(), nullable=True))
         batch_op.add_column(sa.Column("bounds", sa.JSON(), nullable=True))
         batch_op.add_column(sa.Column("approved_hash", sa.String(), nullable=True))
         batch_op.add_column(sa.Column("amendments", sa.JSON(), nullable=False, server_default="[]"))
@@ -41,6 +42,6 @@ def downgrade() -> None:
     with op.batch_alter_table("runs", schema=None) as batch_op:
         batch_op.drop_column("reserved_gpu_seconds")
     with op.batch_alter_table("plans", schema=None) as batch_op:
-        for name in ("executed_by", "sweep_id", "amendments", "approved_hash", "bounds"):
+        for name in ("executed_by", "sweep_id", "amendments", "approved_hash", "bounds", "parsed"):
             batch_op.drop_column(name)
     op.drop_table("tokens")

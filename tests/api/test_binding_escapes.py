@@ -1,0 +1,324 @@
+"""Ways around a plan that somebody has thought of, each shut; and refusals that would be wrong."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.support.plans import bindable
+from tests.support.service import InProcess, Json, in_process
+from tests.support.waiting import wait_until
+
+LIMITS = '[resources]\ncpus = 1\nmem = "1G"\ntime = "0:10:00"'
+SLOW = "sleep 600; echo lr={lr} seed={seed}"
+
+
+class Agent:
+    """Who needs a plan."""
+
+    def __init__(self, service: InProcess, name: str) -> None:
+        self._service = service
+        token = service.post("/tokens", {"name": name, "scopes": ["plan", "run"], "require_plan": True})
+        self._headers = {"X-Auth-Token": token["token"]}
+
+    def __call__(self, method: str, path: str, body: Any = None) -> httpx2.Response:
+        return self._service.http.request(method, path, json=body, headers=self._headers)
+
+    def saved(self, markdown: str = "", **approval: Any) -> Json:
+        """A plan of its own, approved by a person."""
+        body = {"title": "x", "goal": "y", "raw_markdown": markdown or bindable()}
+        plan = self("POST", "/plans", body).json()
+        assert plan["problems"] == []
+        return dict(self._service.post(f"/plans/{plan['id']}/approve", approval))
+
+    def execute(self, plan: Json, **body: Any) -> list[Json]:
+        """Its runs."""
+        answer = self("POST", f"/plans/{plan['id']}/execute", body)
+        assert answer.status_code == 200, answer.text
+        return list(self("GET", f"/runs?plan_id={plan['id']}").json())
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    """One service: each test has its own plan."""
+    with in_process(tmp_path_factory.mktemp("escapes") / "home") as found:
+        found.post("/cluster/detect", {"preferred_type": "cpu_only"})
+        yield found
+
+
+@pytest.fixture(scope="module")
+def agent(service: InProcess) -> Agent:
+    """An agent for all."""
+    return Agent(service, "agent")
+
+
+def run_of(plan: Json, command: str = "echo lr=0.1 seed=1", **fields: Any) -> Json:
+    return {"name": "r", "command": command, "plan_id": plan["id"], **fields}
+
+
+def diff_of(answer: httpx2.Response) -> dict[str, tuple[Any, Any]]:
+    assert answer.status_code == 403, answer.text
+    return {item["field"]: (item["plan"], item["asked"]) for item in answer.json()["diff"]}
+
+
+def stopped(service: InProcess, runs: list[Json]) -> None:
+    for run in runs:
+        if service.status(run["id"]) in {"queued", "launching", "running"}:
+            service.http.post(f"/runs/{run['id']}/stop")
+    for run in runs:
+        service.over(run["id"])
+
+
+# -- a plan that ends while its runs go on -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["complete", "archive"])
+def test_a_plan_cannot_be_ended_while_its_runs_go_on(service: InProcess, agent: Agent, action: str) -> None:
+    plan = agent.saved(bindable(SLOW))
+    runs = agent.execute(plan)
+    answer = agent("POST", f"/plans/{plan['id']}/{action}")
+    assert answer.status_code == 409
+    assert "is going on" in answer.json()["detail"]
+    assert service.http.post(f"/plans/{plan['id']}/{action}").status_code == 409  # a person's wish is no other
+    stopped(service, runs)
+
+
+def test_an_approved_plan_cannot_be_edited_while_a_run_goes_on(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved(bindable(SLOW))
+    run = agent("POST", "/runs", run_of(plan, SLOW.format(lr=0.1, seed=1), auto_start=True)).json()
+    assert agent("PATCH", f"/plans/{plan['id']}", {"title": "z"}).status_code == 409
+    stopped(service, [run])
+    assert agent("PATCH", f"/plans/{plan['id']}", {"title": "z"}).json()["status"] == "draft"
+
+
+def test_a_held_run_without_a_plan_cannot_be_released_or_begun_again(service: InProcess, agent: Agent) -> None:
+    run = service.post("/runs", {"name": "x", "command": "sleep 600"})
+    service.post(f"/runs/{run['id']}/hold")
+    service.post(f"/runs/{run['id']}/queue")
+    assert agent("POST", f"/runs/{run['id']}/release").status_code == 403
+    assert agent("POST", f"/runs/{run['id']}/priority", {"priority": 5}).status_code == 403
+    service.post(f"/runs/{run['id']}/release")
+    service.until(run["id"], "running")
+    assert agent("POST", f"/runs/{run['id']}/requeue").status_code == 403
+    stopped(service, [run])
+
+
+@pytest.mark.parametrize(("more", "allowed"), [("", False), ("retry = {max = 1}", True)])
+def test_a_run_is_begun_again_as_often_as_its_plan_has_it_retried(
+    service: InProcess, agent: Agent, more: str, allowed: bool
+) -> None:
+    plan = agent.saved(bindable(SLOW, more=more))
+    run = agent("POST", "/runs", run_of(plan, SLOW.format(lr=0.1, seed=1), auto_start=True)).json()
+    service.until(run["id"], "running")
+    again = agent("POST", f"/runs/{run['id']}/requeue")
+    if allowed:
+        assert again.status_code == 200
+        wait_until(lambda: service.get(f"/runs/{run['id']}")["attempt"] == 2, "the second attempt", 30)
+        service.until(run["id"], "running")
+        again = agent("POST", f"/runs/{run['id']}/requeue")
+    assert "retry.max" in diff_of(again)
+    stopped(service, [run])
+
+
+def test_under_a_completed_plan_its_budget_holds_for_everybody(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved(budget={"runs": 1})
+    service.over(agent("POST", "/runs", run_of(plan, auto_start=True)).json()["id"])
+    answer = service.http.post("/runs", json=run_of(plan))
+    assert diff_of(answer) == {"budget.runs": (1, 2)}
+
+
+# -- what a run asks for -----------------------------------------------------------------------------------------------
+
+
+def test_null_takes_no_limit_away(agent: Agent) -> None:
+    plan = agent.saved(bindable(more=LIMITS))
+    made = agent("POST", "/runs", run_of(plan, resources={"time": None, "mem": None})).json()
+    assert made["resources"] == {"cpus": 1, "mem": "1G", "time": "0:10:00"}
+    assert set(diff_of(agent("POST", f"/runs/{made['id']}/rerun", {"resources": {}}))) == {
+        "resources.mem",
+        "resources.time",
+    }
+
+
+@pytest.mark.parametrize("command", ["echo lr=0.1 seed=true", "echo lr=0.1 seed=1.0", "echo lr=' 0.1 ' seed=1"])
+def test_a_value_is_the_plans_word_for_word(agent: Agent, command: str) -> None:
+    plan = agent.saved()
+    assert any(
+        name.startswith(("parameters.", "command")) for name in diff_of(agent("POST", "/runs", run_of(plan, command)))
+    )
+
+
+def test_a_value_that_is_only_said_is_the_plans_too(agent: Agent) -> None:
+    plan = agent.saved(bindable("echo lr={lr}"))
+    for value, fits in ((True, False), (1.0, False), ("1", True), (1, True)):
+        answer = agent("POST", "/runs", run_of(plan, "echo lr=0.1", sweep_params={"seed": value}))
+        assert (answer.status_code == 200) is fits
+        if fits:
+            assert answer.json()["sweep_params"] == {"seed": 1, "lr": 0.1}
+
+
+def test_a_command_that_could_be_read_in_many_ways_is_answered_at_once(agent: Agent) -> None:
+    values = "\n".join(f"| {name} | 1, 2 | |" for name in "abcd")
+    plan = agent.saved(bindable("echo {a}_{b}_{c}_{d}", values=values, runs=16))
+    answer = agent("POST", "/runs", run_of(plan, "echo " + "_" * 50_000 + "!"))
+    assert diff_of(answer)["command"][0] == "echo {a}_{b}_{c}_{d}"
+    nested = agent("POST", "/runs", run_of(plan, f"echo '{'[' * 50_000}'_1_1_1"))
+    assert nested.status_code == 403
+
+
+def test_adjacent_places_are_read_as_the_run_says_they_are_meant(agent: Agent) -> None:
+    plan = agent.saved(bindable("echo {a}{b}", values="| a | 1, 11 | |\n| b | 1, 11 | |"))
+    runs = agent.execute(plan, auto_start=False)
+    assert sorted((run["sweep_params"]["a"], run["sweep_params"]["b"]) for run in runs) == [
+        (1, 1),
+        (1, 11),
+        (11, 1),
+        (11, 11),
+    ]
+
+
+def test_the_priority_of_a_run_that_was_made_is_bound_too(agent: Agent) -> None:
+    plan = agent.saved()
+    run = agent("POST", "/runs", run_of(plan)).json()
+    assert diff_of(agent("POST", f"/runs/{run['id']}/priority", {"priority": 1_000_000})) == {
+        "priority": (None, 1_000_000)
+    }
+    agent("POST", f"/runs/{run['id']}/priority", {"priority": -3}).raise_for_status()
+
+
+def test_how_many_at_once_is_bound(agent: Agent) -> None:
+    plan = agent.saved(bindable(more="parallel = 1"))
+    assert diff_of(agent("POST", f"/plans/{plan['id']}/execute", {"parallel": 1000})) == {"parallel": (1, 1000)}
+    agent.execute(plan, auto_start=False)
+    sweep = agent("GET", f"/plans/{plan['id']}").json()["sweep_id"]
+    for wish in (None, 5):
+        assert diff_of(agent("PUT", f"/sweeps/{sweep}", {"parallel": wish})) == {"parallel": (1, wish)}
+    assert diff_of(agent("POST", f"/sweeps/{sweep}/start?parallel=7")) == {"parallel": (1, 7)}
+
+
+def test_a_run_that_is_put_into_a_sweep_of_the_plan_counts_as_made_under_it(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved(budget={"runs": 1})
+    sweep = service.post("/sweeps/wild", {"name": "s", "plan_id": plan["id"]})
+    others = [service.post("/runs", {"name": "x", "command": "echo lr=0.1 seed=1"}) for _ in range(2)]
+    path = f"/add-to-sweep?sweep_id={sweep['id']}"
+    assert agent("POST", f"/runs/{others[0]['id']}{path}").json()["plan_id"] == plan["id"]
+    assert diff_of(agent("POST", f"/runs/{others[1]['id']}{path}")) == {"budget.runs": (1, 2)}
+    another = service.post("/sweeps/wild", {"name": "s"})
+    moved = agent("POST", f"/runs/{others[0]['id']}/add-to-sweep?sweep_id={another['id']}")
+    assert moved.status_code == 403
+
+
+def test_an_approved_block_is_executed_whole(service: InProcess, agent: Agent) -> None:
+    more = 'tags = ["exp7"]\nexecutor = "local"\ngpuwrap_config = {retries = 3}'
+    runs = agent.execute(agent.saved(bindable(more=more)), auto_start=False)
+    assert {(run["tags"][0], run["gpuwrap_config"]["retries"], run["executor"]) for run in runs} == {
+        ("exp7", 3, "local")
+    }
+
+
+def test_a_changed_command_brings_its_configuration_along(agent: Agent) -> None:
+    plan = agent.saved(bindable("echo lr={lr}"))
+    run = agent("POST", "/runs", run_of(plan, "echo lr=0.1", sweep_params={"seed": 2})).json()
+    same = agent("PUT", f"/runs/{run['id']}", {"command": "echo lr=0.1"}).json()
+    assert same["sweep_params"] == {"lr": 0.1, "seed": 2}
+    other = agent("PUT", f"/runs/{run['id']}", {"command": "echo lr=0.01"}).json()
+    assert other["sweep_params"] == {"lr": 0.01, "seed": 2}
+
+
+@pytest.mark.parametrize("resources", [{"cpus": 1}, {"nodes": 1}])
+def test_what_is_the_default_is_not_more_than_the_plan_says(agent: Agent, resources: Json) -> None:
+    answer = agent("POST", "/runs", run_of(agent.saved(), resources=resources))
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_plan_that_tells_no_number_allows_one_run(agent: Agent) -> None:
+    begin, end = bindable().split("### Parameters to Sweep")[0], "### Metrics" + bindable().split("### Metrics")[1]
+    text = (begin + end).replace("echo lr={lr} seed={seed}", "echo once").replace("- **Runs**: 4", "- **Runs**: a few")
+    plan = agent("POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": text}).json()
+    agent._service.post(f"/plans/{plan['id']}/approve", {"force": True})
+    agent("POST", "/runs", run_of(plan, "echo once")).raise_for_status()
+    assert diff_of(agent("POST", "/runs", run_of(plan, "echo once"))) == {"budget.runs": (1, 2)}
+
+
+def test_what_was_tried_before_the_approval_does_not_count(service: InProcess, agent: Agent) -> None:
+    plan = agent("POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": bindable()}).json()
+    service.over(service.post("/runs", run_of(plan, "echo smoke", auto_start=True))["id"])
+    service.post(f"/plans/{plan['id']}/approve")
+    assert len(agent.execute(plan)) == 5
+
+
+# -- amendments --------------------------------------------------------------------------------------------------------
+
+
+def test_an_amendment_adds_and_takes_nothing_away(service: InProcess, agent: Agent, tmp_path: Path) -> None:
+    plan = agent.saved(bindable(more="[resources]\ncpus = 1", budget="runs = 9"))
+    service.post(f"/plans/{plan['id']}/amendments", {"terms": {"workdir": str(tmp_path), "resources.cpus": 2}})
+    made = agent("POST", "/runs", run_of(plan)).json()
+    assert (made["workdir"], made["resources"]) == (plan["bounds"]["terms"]["workdir"], {"cpus": 1})
+    other = agent("POST", "/runs", run_of(plan, workdir=str(tmp_path), resources={"cpus": 2}))
+    assert other.status_code == 200
+
+
+@pytest.mark.parametrize("terms", [{"tags": ["a"]}, {"resources": {"cpus": 2}}, {"workdir": 5}, {"workdir": "x"}])
+def test_a_term_that_no_refusal_names_is_no_amendment(service: InProcess, agent: Agent, terms: Json) -> None:
+    plan = agent.saved()
+    assert service.refused("POST", f"/plans/{plan['id']}/amendments", {"terms": terms})[0] == 422
+
+
+def test_the_refusal_of_many_says_what_would_allow_them_all(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved()
+    commands = [f"echo lr={lr} seed=1" for lr in (0.2, 0.3, 0.1, 0.1, 0.1, 0.1)]
+    bulk = {"runs": [run_of(plan, command) for command in commands]}
+    refused = agent("POST", "/runs/bulk", bulk)
+    assert refused.json()["amendment"] == {"parameters": {"lr": [0.2, 0.3]}, "budget": {"runs": 6}}
+    service.post(f"/plans/{plan['id']}/amendments", refused.json()["amendment"])
+    assert len(agent("POST", "/runs/bulk", bulk).json()) == 6
+
+
+def test_a_look_is_not_kept_as_something_to_allow(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved()
+    agent("POST", "/runs", run_of(plan, "echo lr=0.3 seed=1"))
+    agent("POST", "/runs", run_of(plan, "curl evil", dry_run=True))
+    assert service.get(f"/plans/{plan['id']}/amendments")["refused"]["amendment"] == {"parameters": {"lr": [0.3]}}
+
+
+def test_who_needs_plans_changes_no_others_plans(service: InProcess, agent: Agent) -> None:
+    other, plan = Agent(service, "other"), agent.saved()
+    for method, path, body in (
+        ("PATCH", "", {"title": "z"}),
+        ("DELETE", "", None),
+        ("POST", "/archive", None),
+    ):
+        assert other(method, f"/plans/{plan['id']}{path}", body).status_code == 403
+    assert service.get(f"/plans/{plan['id']}")["status"] == "approved"
+
+
+# -- what a person sees ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", ["\x1b[2J", "\r", "\u202e", "\u200b", "\x9b2J", "\x07"])
+def test_what_a_terminal_does_not_show_is_a_problem(service: InProcess, agent: Agent, hidden: str) -> None:
+    text = bindable().replace("Compare the runs", f"Compare{hidden}the runs")
+    plan = agent("POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": text}).json()
+    assert any("nobody sees" in problem["message"] for problem in plan["problems"])
+    assert service.http.post(f"/plans/{plan['id']}/approve").status_code == 409
+
+
+@pytest.mark.parametrize(
+    "command", ['echo "$(echo "{text}")"', "cat <<EOF\n{text}\nEOF", "true # it's\necho {text}", "echo `echo {text}`"]
+)
+def test_a_place_where_the_shell_reads_more_than_plain_words_is_a_problem(agent: Agent, command: str) -> None:
+    text = bindable(command, values="| text | `$(id)` | |", runs=1)
+    plan = agent("POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": text}).json()
+    assert any("quotes of their own" in problem["message"] for problem in plan["problems"])
+
+
+def test_what_would_be_frozen_can_be_looked_at_first(service: InProcess, agent: Agent) -> None:
+    plan = agent("POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": bindable(more=LIMITS)}).json()
+    shown = service.post(f"/plans/{plan['id']}/approve", {"dry_run": True})
+    assert (shown["content_hash"], shown["problems"]) == (plan["content_hash"], [])
+    assert service.get(f"/plans/{plan['id']}")["status"] == "draft"
+    approved = service.post(f"/plans/{plan['id']}/approve", {"content_hash": shown["content_hash"]})
+    assert approved["bounds"] == shown["bounds"]
