@@ -8,15 +8,17 @@ import pytest
 
 from orchestrator.slurm.longoptions import LONG_OPTIONS
 from orchestrator.slurm.options import ALWAYS_PROTECTED, NAMED
-from tests.contract.looking import calls, show
+from tests.contract.looking import calls, degraded, show
 from tests.support.service import RealServer
 from tests.support.sites import Slurm
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.acceptance
 NASTY = "quotes ' \" and $(touch {made}) `touch {made}` $HOME \\ %j %a é 漢 🦊 | ; & \t*"
 
 
 def refused(orc: RealServer, resources: dict[str, Any], **fields: Any) -> str:
+    wait_until(lambda: not degraded(orc), "Slurm answers: else nothing is held against it", 60)
     before = calls(orc, "sbatch")
     body = {"name": "t", "command": "true", "auto_start": True, "resources": resources, **fields}
     status, detail = orc.refused("POST", "/runs", body)
