@@ -19,6 +19,7 @@ _NEXT = {
     507: "Nothing was stored: a person has to make room on the disk.",
 }
 _SCOPE = "Your token may not do this, and no tool changes that: ask a person to do it, or for a token with that scope."
+_PERSON = "That is for a person to decide: tell them what is said here. There is no tool for it."
 _UNREACHABLE = "A person can start the server: `orc serve`, on the machine where its $ORC_HOME is."
 _LISTS = {"run": "runs", "sweep": "sweeps", "plan": "plans", "alert": "alerts"}
 
@@ -52,7 +53,7 @@ def _next(error: OrcError) -> str:
             "There is no tool for that."
         )
     if error.status == 403:
-        return _SCOPE
+        return _SCOPE if error.message.startswith("This needs the scope") else _PERSON
     if error.status == 404:
         return _where_it_is_listed(error.message)
     return _NEXT.get(error.status, "Tell a person.")

@@ -123,7 +123,7 @@ def approve(
     with Client() as orc:
         seen = orc.plan(plan_id)
         would = orc.advance_plan(plan_id, "approve", {**asked, "dry_run": True})
-        print(visible(seen["raw_markdown"]))
+        say(visible(seen["raw_markdown"]))
         _problems(would)
         say("What it allows, once approved:")
         say(_indented(would["bounds"]))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.elsewhere import shared_python
+from tests.support.plans import GOOD
 from tests.support.service import end_runs
 from tests.support.waiting import wait_until
 
@@ -106,20 +107,24 @@ def test_ls_stop_rerun_logs_events_detect(orc: Orc) -> None:
 
 
 def test_plan_save_show_approve_execute_complete(orc: Orc, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "demo" / "plan.md").read_text()
+    text = GOOD.replace("GPU count: 4", "GPU count: 0").replace("local_gpu", "cpu_only")
     good, bad = tmp_path / "plan.md", tmp_path / "bad.md"
     good.write_text(text)
     bad.write_text(text.replace("### Metrics", "### Metrik"))
     plan_id = orc("plan", "save", str(good)).stdout.strip()
-    assert [plan["title"] for plan in orc.json("plan", "list")] == ["Learning rate and width on digits"]
+    assert [plan["title"] for plan in orc.json("plan", "list")] == ["Learning rates for the small model"]
     assert orc("plan", "show", plan_id).stdout.strip() == text.strip()
-    for action, status in (("approve", "approved"), ("execute", "executing"), ("complete", "completed")):
+    unasked = orc("plan", "approve", plan_id)
+    assert unasked.returncode == 2
+    assert "say --yes" in unasked.stderr
+    assert orc.json("plan", "approve", "--yes", plan_id)["status"] == "approved"
+    for action, status in (("execute", "executing"), ("complete", "completed"), ("archive", "archived")):
         assert orc.json("plan", action, plan_id)["status"] == status
     bad_id = orc("plan", "save", str(bad)).stdout.strip()
-    refused = orc("plan", "approve", bad_id)
+    refused = orc("plan", "approve", "--yes", bad_id)
     assert refused.returncode == 2
     assert '"### Metrics" is missing' in refused.stderr
-    assert orc.json("plan", "approve", "--force", bad_id)["status"] == "approved"
+    assert orc.json("plan", "approve", "--yes", "--force", bad_id)["status"] == "approved"
 
 
 def test_bad_usage_is_2_an_unknown_id_says_so(orc: Orc) -> None:

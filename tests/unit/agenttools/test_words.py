@@ -14,6 +14,7 @@ from orchestrator.errors import BadInput, OrcError, ServerUnreachable, Unauthori
         (RequestFailed(401, "Not one of ours."), "Not one of ours.", "ORC_TOKEN_FILE"),
         (Unauthorized("The token cannot be read."), "cannot be read", "ORC_TOKEN_FILE"),
         (RequestFailed(403, "This needs the scope 'run'."), "scope 'run'", "ask a person"),
+        (RequestFailed(403, "Plan p is draft: a person approves it first."), "is draft", "for a person to decide"),
         (RequestFailed(404, "There is no run 'x'."), "no run 'x'", "The tool runs lists"),
         (RequestFailed(404, "There is no sweep 'x'."), "no sweep 'x'", "The tool sweeps lists"),
         (RequestFailed(404, "There is no plan 'x'."), "no plan 'x'", "The tool plans lists"),
