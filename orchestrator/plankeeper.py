@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select as sql_select
+from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
 from orchestrator import admission, attempts, plans, runs
@@ -21,6 +22,11 @@ from orchestrator.models import Plan, Run
 from orchestrator.states import LIVE, RunStatus
 
 LOOK = 1.0  # seconds between two looks: as much as a budget can be exceeded by, besides what stopping takes
+
+
+# Every second: without the texts, which are long and hardly ever needed.
+_TEXTS: tuple[Any, ...] = (Plan.raw_markdown, Plan.parsed, Plan.sections, Plan.goal)
+_OPEN = select(Plan).where(col(Plan.status).in_(OPEN)).options(*(defer(text) for text in _TEXTS))
 
 
 class PlanKeeper:
@@ -39,7 +45,7 @@ class PlanKeeper:
             return
         self._looked = now
         with self._db.read() as session:
-            found = session.exec(select(Plan).where(col(Plan.status).in_(OPEN))).all()
+            found = session.exec(_OPEN).all()
             done = [plan.id for plan in found if plan.status == "executing" and _done(session, plan)]
             uses = [use for plan in found if admission.going(session, plan.id) for use in _uses(session, plan)]
             news = self._news(session, uses)
