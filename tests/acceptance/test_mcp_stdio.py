@@ -96,7 +96,7 @@ def test_a_token_that_needs_a_plan_runs_nothing_without_one(server: RealServer) 
             refused = await client.call_tool("create_run", outside)
             assert f"orc plan amend {plan_id}" in words(refused)
             assert refused.structured_content is not None
-            assert refused.structured_content["amendment"]["command"] == "rm -rf /"
+            assert refused.structured_content["amendment"]["commands"] == ["rm -rf /"]
 
     asyncio.run(main())
 

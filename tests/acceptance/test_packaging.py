@@ -29,7 +29,8 @@ def test_the_wheel_carries_templates_config_and_migrations(installation: Install
         assert "conda()" in wrapper
         settings = {f["topic"]: f["words"] for f in json.loads(run(installation, tmp_path, "doctor", "--json").stdout)}
         assert "site-packages/orchestrator/_data/config/default.toml" in settings["setting port"]
-        assert settings["migrations"].startswith("the database is at 0002")
+        assert settings["migrations"].startswith("the database is at 0004")
+        assert "plan" in run(installation, tmp_path, "skill", "list").stdout
     finally:
         os.kill(json.loads((tmp_path / "orc" / "server.json").read_text())["pid"], 15)
         end_runs(tmp_path / "orc" / "runs")

@@ -28,6 +28,12 @@ NOW = time.time() + 1
 HOUR = 3600.0
 
 
+@pytest.fixture(autouse=True)
+def this_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test may run long after it was collected, and what is made in it has the time of then."""
+    monkeypatch.setitem(globals(), "NOW", time.time() + 1)
+
+
 class Probe:
     """GPUs as the test says; counts how often they are asked."""
 
