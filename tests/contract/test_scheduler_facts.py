@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.looking import LATER, in_slurm, job_of, show, statuses, sweep, until_file
+from tests.contract.looking import LATER, degraded, in_slurm, job_of, show, statuses, sweep, until_file
 from tests.support.service import RealServer
 from tests.support.sites import Slurm
 from tests.support.waiting import wait_until
@@ -78,3 +78,15 @@ def test_a_run_on_two_nodes_has_both(orc: RealServer) -> None:
     run = orc.over(orc.run("echo $RANK of $WORLD_SIZE", resources=asked, launch="env")["id"], 40)
     assert (run["status"], sorted(orc.log(run["id"]).splitlines())) == ("finished", ["0 of 2", "1 of 2"])
     assert len(run["scheduler"]["nodes"]) >= len("n[1-2]")
+
+
+def test_advice_says_where_a_run_would_start_soonest_by_slurms_own_word(orc: RealServer, files: Path) -> None:
+    wait_until(lambda: not degraded(orc), "Slurm answers", 60)
+    found = orc.get("/advice", goal="a rate", workdir=str(files))
+    assert found["cluster"]["type"] == "slurm"
+    assert (found["gpuwrap"]["config"], found["pinning"]["by"]) == ({"enabled": False}, "--gres")
+    best = found["slurm"]["soonest"]
+    assert best["expected_start"] is not None
+    assert best["partition"] in {asked["partition"] for asked in found["slurm"]["asked"]}
+    run = orc.run("true", resources={"partition": best["partition"], "time": best["time"]})
+    assert orc.over(run["id"], 60)["status"] == "finished"
