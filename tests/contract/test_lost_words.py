@@ -2,6 +2,7 @@
 
 import os
 import time
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -123,5 +124,6 @@ def test_a_job_of_somebody_else_that_got_the_forgotten_id_is_not_taken_for_ours(
 def test_a_requeued_run_is_queued_between_its_attempts(orc: RealServer) -> None:
     run = orc.run("sleep 1; [ $ORC_ATTEMPT != 1 ] || exit 99; sleep 1")
     assert orc.over(run["id"], 60)["status"] == "finished"
-    seen = [status for status in statuses(orc, run["id"]) if status != "launching"]
+    # Its allocation may come, go and come again before it runs: what counts is that it waits between its attempts.
+    seen = [status for status, _ in groupby(name for name in statuses(orc, run["id"]) if name != "launching")]
     assert seen == ["ready", "queued", "running", "queued", "running", "finished"]
