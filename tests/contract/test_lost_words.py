@@ -123,7 +123,8 @@ def test_a_job_of_somebody_else_that_got_the_forgotten_id_is_not_taken_for_ours(
 
 def test_a_requeued_run_is_queued_between_its_attempts(orc: RealServer) -> None:
     run = orc.run("sleep 1; [ $ORC_ATTEMPT != 1 ] || exit 99; sleep 1")
-    assert orc.over(run["id"], 60)["status"] == "finished"
+    over = orc.over(run["id"], 60)
+    assert (over["status"], over["attempt"], len(over["history"])) == ("finished", 2, 2)
     # Its allocation may come, go and come again before it runs: what counts is that it waits between its attempts.
     seen = [status for status, _ in groupby(name for name in statuses(orc, run["id"]) if name != "launching")]
     assert seen == ["ready", "queued", "running", "queued", "running", "finished"]
