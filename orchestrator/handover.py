@@ -165,12 +165,14 @@ class Handover:
                 submission.job = next(iter(handles.values())).data
                 session.add(submission)
                 for run_id, run in runs.many(session, handles).items():
-                    self._answered(session, run, item, handles[run_id], message)
+                    self._answered(session, run, item, handles[run_id], message, submission.created_at)
 
         self._db.write(write)
         self._gpus.forget([run_id for _, handles in answers for run_id in handles])
 
-    def _answered(self, session: Session, run: Run, item: Started, handle: JobHandle, message: str) -> None:
+    def _answered(
+        self, session: Session, run: Run, item: Started, handle: JobHandle, message: str, intended_at: float
+    ) -> None:
         if run.submission_id != item.spec.name or run.status != RunStatus.QUEUED:
             return
         fields: dict[str, Any] = {"job": handle.data, "error": None}
@@ -178,6 +180,7 @@ class Handover:
             fields["gpus"] = gpus
         stopping = Reason.STOPPING if run.stop_requested_at is not None else None
         if handle.executor == "local":
+            fields["launched_at"] = intended_at  # by now it may have begun, and ended
             made = Move(RunStatus.LAUNCHING, stopping, fields=fields)
         else:
             fields["scheduler"] = {"job_id": handle.data["job_id"], "array_index": handle.data.get("index")}

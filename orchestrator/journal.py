@@ -89,4 +89,7 @@ def move(session: Session, run: Run, move: Move, actor: Actor = SERVICE, message
             fields["error"] = move.error
         if move.status is RunStatus.STOPPED:
             fields["stopped_at"] = fields["ended_at"]
+    began, launched = fields.get("started_at"), fields.get("launched_at", run.launched_at)
+    if began is not None and (launched is None or launched > began):  # it was seen later than it was
+        fields["launched_at"] = began
     change(session, run, actor, f"run.{move.status}", f"run:{run.id}", fields, message or move.error or "")

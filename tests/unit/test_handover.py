@@ -1,6 +1,7 @@
 """From the queue to an executor: intents without an answer are looked up until they are settled, whatever else goes
 well; refusals hold back; which runs go out together, and how many of a sweep."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ class Scheduler:
         self.away = False
         self.answer: Callable[[SubmissionSpec], Answer] = self._accept
         self.submitted: list[SubmissionSpec] = []
+        self.submitted_at = 0.0
         self.looked_up: list[str] = []
         self.known: set[str] = set()
 
@@ -36,6 +38,7 @@ class Scheduler:
 
     def submit(self, spec: SubmissionSpec) -> Answer:
         self.submitted.append(spec)
+        self.submitted_at = time.time()
         if self.away:
             raise SchedulerUnavailable("no answer")
         return self.answer(spec)
@@ -101,6 +104,14 @@ class Scene:
 @pytest.fixture
 def scene(database: Database) -> Scene:
     return Scene(database)
+
+
+def test_a_run_is_launched_when_it_is_handed_over_whenever_the_answer_is_written(scene: Scene) -> None:
+    here = scene.run("local")
+    scene.hand_over([here])
+    launched = scene.get(here).launched_at
+    assert launched is not None
+    assert launched <= scene.local.submitted_at
 
 
 # -- answers that did not come -----------------------------------------------------------------------------------------
