@@ -68,9 +68,14 @@ def asked(resources: Mapping[str, Any], held: Sequence[Any] | None, cpus: int) -
     return len(held or ()) or int(resources.get("gpus") or 0) * nodes, cpus * nodes
 
 
+def is_closed(history: Sequence[Mapping[str, Any]], attempt: int) -> bool:
+    """Whether the history has the end of this attempt already: what is to come is the next one."""
+    return bool(history) and history[-1]["attempt"] == attempt
+
+
 def ends_attempt(before: RunStatus, made: Move, past: Past) -> bool:
     """Whether the move ends an attempt that had begun, and that the history does not have yet."""
-    if past.history and past.history[-1]["attempt"] == past.attempt:
+    if is_closed(past.history, past.attempt):
         return False
     if made.status.terminal:
         return True

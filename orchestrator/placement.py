@@ -37,7 +37,7 @@ _HANDED_OVER = col(Run.status).in_(LIVE) | (_QUEUED & col(Run.submission_id).is_
 
 _GLANCED: tuple[Any, ...] = (
     *(Run.id, Run.status, Run.reason, Run.executor, Run.attempt, Run.job, Run.stop_requested_at, Run.wishes),
-    Run.sweep_id,
+    *(Run.sweep_id, Run.history),
     *(Run.reported, Run.priority, Run.lease_gpus, Run.gpus, Run.gpu_retries, Run.started_at, Run.wandb_dir),
 )
 

@@ -138,13 +138,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class RunView:
-    """What ``decide`` needs to know of a run."""
+    """What ``decide`` needs to know of a run. ``closed``: its attempt is over; what is to come is another."""
 
     status: RunStatus
     attempt: int
     stop_requested: bool
     reason: str | None = None
     reported: dict[str, Any] | None = None
+    closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,8 @@ def _forgotten(run: RunView, said: str) -> Move:
 
 
 def _alive(run: RunView, seen: Evidence) -> Move | None:
+    if run.closed:  # the allocation is the next attempt's, which has not begun: this one's start is no news
+        return None
     reason = _why(run, seen)
     if seen.started_at is not None and run.status is not RunStatus.QUEUED:
         if run.status is RunStatus.RUNNING and run.reason == reason:

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from orchestrator import attempts
 from orchestrator.environments.model import Environment
 from orchestrator.executors.base import JobHandle, Task, Watched
 from orchestrator.grid import value_text
@@ -51,6 +52,8 @@ class Glance(Protocol):
     @property
     def stop_requested_at(self) -> float | None: ...
     @property
+    def history(self) -> list[dict[str, Any]]: ...
+    @property
     def wishes(self) -> dict[str, Any]: ...
     @property
     def reported(self) -> dict[str, Any] | None: ...
@@ -76,4 +79,11 @@ def watched_of(run: Glance) -> Watched:
 
 def view_of(run: Glance) -> RunView:
     """A run as ``decide`` sees it."""
-    return RunView(RunStatus(run.status), run.attempt, run.stop_requested_at is not None, run.reason, run.reported)
+    return RunView(
+        RunStatus(run.status),
+        run.attempt,
+        run.stop_requested_at is not None,
+        run.reason,
+        run.reported,
+        closed=attempts.is_closed(run.history, run.attempt),
+    )

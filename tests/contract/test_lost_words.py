@@ -2,7 +2,6 @@
 
 import os
 import time
-from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,8 @@ from tests.support.sites import Slurm
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
+
+STATUSES_OF_TWO_ATTEMPTS = ["ready", "queued", "running", "queued", "running", "finished"]
 
 
 def submitted_into_silence(orc: RealServer, slurm: Slurm, command: str) -> Json:
@@ -125,6 +126,6 @@ def test_a_requeued_run_is_queued_between_its_attempts(orc: RealServer) -> None:
     run = orc.run("sleep 1; [ $ORC_ATTEMPT != 1 ] || exit 99; sleep 1")
     over = orc.over(run["id"], 60)
     assert (over["status"], over["attempt"], len(over["history"])) == ("finished", 2, 2)
-    # Its allocation may come, go and come again before it runs: what counts is that it waits between its attempts.
-    seen = [status for status, _ in groupby(name for name in statuses(orc, run["id"]) if name != "launching")]
-    assert seen == ["ready", "queued", "running", "queued", "running", "finished"]
+    seen = statuses(orc, run["id"])
+    assert [status for status in seen if status != "launching"] == STATUSES_OF_TWO_ATTEMPTS
+    assert seen.count("launching") <= 2  # at most once for each: it is not taken for begun before it has

@@ -60,6 +60,7 @@ views = st.builds(
     stop_requested=st.booleans(),
     reason=st.none() | st.sampled_from([str(reason) for reason in Reason]),
     reported=reports,
+    closed=st.booleans(),
 )
 # What else happens to a run: it is queued, handed over, requeued (another attempt), stopped, reported on.
 deeds = st.sampled_from(["queue", "submit", "requeue", "stop"]) | reports | evidences
@@ -199,6 +200,14 @@ def test_a_start_record_makes_a_launching_run_run() -> None:
 def test_a_living_run_without_a_start_record_is_launching() -> None:
     assert decided(running(status=RunStatus.QUEUED), seen()).status is RunStatus.LAUNCHING
     assert decide(running(status=RunStatus.LAUNCHING), seen()) is None
+
+
+def test_a_requeued_job_that_has_its_allocation_again_has_not_begun_again() -> None:
+    waits = running(status=RunStatus.QUEUED, reason=Reason.REQUEUED, closed=True)
+    before = {"started_at": 50.0, "scheduler": {"state": "RUNNING"}}
+    assert decide(waits, seen(**before)) is None
+    again = decided(waits, seen(attempt=2, claimed=True))
+    assert (again.status, again.fields["attempt"]) == (RunStatus.QUEUED, 2)
 
 
 def test_a_running_run_that_goes_on_running_is_left_alone() -> None:
