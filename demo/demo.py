@@ -106,7 +106,8 @@ def main() -> None:
         out.print(f"   “{refused(f'{plan_url}/execute', agent)}”")
 
         say("4. A person approves it, which freezes what it allows   POST /plans/{id}/approve")
-        plan = post(f"{plan_url}/approve", person, {"content_hash": plan["content_hash"]})
+        shown = post(f"{plan_url}/approve", person, {"dry_run": True})
+        plan = post(f"{plan_url}/approve", person, {"approved_hash": shown["approved_hash"]})
         out.print(f"   {plan['status']} by {plan['approved_by']}, hash {plan['approved_hash'][:12]}…")
 
         say("5. The agent executes it; what is outside of it is refused   POST /plans/{id}/execute, POST /runs")

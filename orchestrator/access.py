@@ -34,6 +34,12 @@ class Identity:
         """Whether the scope is among its own."""
         return scope == "read" or scope in self.scopes or ADMIN in self.scopes
 
+    def owns(self, what: str, made_by: str) -> None:
+        """Raises Forbidden where it may not change what somebody else made: who needs a plan changes its own alone,
+        unless it could approve one."""
+        if self.require_plan and not self.may("approve") and made_by != self.actor:
+            raise Forbidden(f"{what} is {made_by}'s: {self.name!r} changes only what it made itself.")
+
     def check(self, scope: str) -> None:
         """Raises Forbidden where it may not."""
         if not self.may(scope):

@@ -35,28 +35,34 @@ Body = TypeVar("Body", bound=RunTerms)
 
 @dataclass(frozen=True)
 class Spent:
-    """What a plan's runs since its approval have used and may still use: GPU-seconds of ended attempts and reserved,
-    how many runs, and when the first was started."""
+    """What the runs admitted under a plan's approval have used and may still use: GPU-seconds of ended attempts and
+    reserved, how many runs, and when the first was started."""
 
     runs: int
     gpu_seconds: float
     reserved: float
-    first: float | None
+    first: float | None = None
 
 
 def spent(session: Session, plan: Plan) -> Spent:
-    """The sums over a plan's runs, but for what was made before its approval, or put away before it was started."""
+    """The sums over the runs that count."""
     over = col(Run.status).in_(TERMINAL)
     reserved = func.coalesce(func.sum(case((over, 0.0), else_=col(Run.reserved_gpu_seconds))), 0.0)
     query = sql_select(
         func.count(), func.coalesce(func.sum(col(Run.gpu_seconds)), 0.0), reserved, func.min(Run.queued_at)
-    ).where(
-        col(Run.plan_id) == plan.id,
-        col(Run.created_at) >= (plan.approved_at or 0.0),
-        ~(col(Run.is_archived) & (col(Run.status) == RunStatus.READY)),
-    )
+    ).where(col(Run.plan_id) == plan.id, col(Run.admitted_under) == plan.approved_at)
     count, used, kept, first = session.connection().execute(query).one()
     return Spent(count, used, kept, first)
+
+
+def counts(plan: Plan, run: Run) -> bool:
+    """Whether a run is in those sums: not one of another plan, of an earlier approval, or put away (``dismissed``)."""
+    return run.plan_id == plan.id and run.admitted_under is not None and run.admitted_under == plan.approved_at
+
+
+def dismissed(run: Run) -> dict[str, Any]:
+    """The columns of a run that is put away before it was started: it counts no more until it is to be started."""
+    return {"admitted_under": None} if run.status == RunStatus.READY else {}
 
 
 def bounds_of(plan: Plan | None) -> Bounds | None:
@@ -131,9 +137,10 @@ class Admission:
         if plan is not None and bounds is not None:
             _countable(plan, bounds, columns, needs)
             found, told = differences(bounds, Asked(draft.body.command, flatten(columns, draft.workdir), params))
-            self._hold(plan, bounds, found, runs=1, reserved=needs or 0.0)
+            self._hold(plan, bounds, found, Spent(1, 0.0, needs or 0.0))
             params = told or params
-        return {"sweep_params": params, "reserved_gpu_seconds": needs or 0.0}
+        under = plan.approved_at if plan is not None else None
+        return {"sweep_params": params, "reserved_gpu_seconds": needs or 0.0, "admitted_under": under}
 
     def settle(self) -> None:
         """Raises OutsidePlan with all that was outside, where anything was."""
@@ -158,20 +165,25 @@ class Admission:
 
     def change(self, run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
         """A stored run is to become another: its columns after it. Raises OutsidePlan, and what ``admit`` does."""
-        found = self._changed(self.of(run), run, changes, runs=0)
+        found = self._changed(self.of(run), run, changes)
         self.settle()
         return found
 
     def adopt(self, run: Run, plan: Plan | None) -> None:
         """A stored run is to become one of the plan's. Raises OutsidePlan, and what ``admit`` does."""
-        self._changed(plan, run, {}, runs=1)
+        self._changed(plan, run, {})
         self.settle()
 
     def of(self, run: Run) -> Plan | None:
-        """The plan of a stored run."""
+        """The plan of a stored run. Raises Forbidden for one without, where a plan is needed: it is somebody else's."""
+        if run.plan_id is None and self._identity.require_plan:
+            raise Forbidden(
+                f"Run {run.id} belongs to no plan, and the token {self._identity.name!r} runs only what one says: "
+                "make a run of your own, or add this one to a sweep of your plan."
+            )
         return plan_of(self._session, self._identity, run.plan_id, None)
 
-    def _changed(self, plan: Plan | None, run: Run, changes: Mapping[str, Any], *, runs: int) -> dict[str, Any]:
+    def _changed(self, plan: Plan | None, run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
         bounds = self._open(plan)
         if plan is None or bounds is None:
             return dict(changes)
@@ -180,8 +192,15 @@ class Admission:
         found, told = differences(bounds, asked)
         needs = gpu_seconds(columns, run.cpus)
         _countable(plan, bounds, columns, needs)
-        before = 0.0 if runs else run.reserved_gpu_seconds
-        self._hold(plan, bounds, found, runs=runs, reserved=(needs or 0.0) - before)
+        over = RunStatus(run.status).terminal  # what has ended uses no more than it did
+        reserved = 0.0 if over else needs or 0.0
+        if counts(plan, run):
+            more = Spent(0, 0.0, 0.0 if over else reserved - run.reserved_gpu_seconds)
+        else:
+            more = Spent(1, run.gpu_seconds, reserved)
+        self._hold(plan, bounds, found, more)
+        if more.runs:
+            run.admitted_under = plan.approved_at
         run.reserved_gpu_seconds = needs or 0.0
         return {**changes, "sweep_params": told or run.sweep_params}
 
@@ -195,14 +214,19 @@ class Admission:
             raise Forbidden(f"Plan {plan.id} is {plan.status}: {words}.")
         return bounds_of(plan)
 
-    def _hold(self, plan: Plan, bounds: Bounds, found: list[Difference], *, runs: int, reserved: float) -> None:
-        """Counts so many more runs and GPU-seconds that they may use, and notes all that is outside."""
+    def _hold(self, plan: Plan, bounds: Bounds, found: list[Difference], more: Spent) -> None:
+        """Counts so much more, and notes all that is outside."""
         before = self._spent.get(plan.id) or spent(self._session, plan)
-        after = Spent(before.runs + runs, before.gpu_seconds, before.reserved + reserved, before.first)
+        after = Spent(
+            before.runs + more.runs,
+            before.gpu_seconds + more.gpu_seconds,
+            before.reserved + more.reserved,
+            before.first,
+        )
         self._spent[plan.id] = after
         needed = self._identity.require_plan
         most = bounds.budget.runs if bounds.budget.runs is not None or not needed else bounds.runs
-        outside = [*(found if needed else ()), *_over(bounds, plan, after, most if runs else None)]
+        outside = [*(found if needed else ()), *_over(bounds, plan, after, most if more.runs else None)]
         if outside:
             known = self._refused.setdefault(plan.id, (plan, []))[1]
             over = {item.field for item in outside if item.field.startswith("budget.")}

@@ -99,7 +99,7 @@ def start_server(home: Path) -> None:
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
-            env={**os.environ, "ORC_HOME": str(home)},
+            env={**home_files.without_token(os.environ), "ORC_HOME": str(home)},
             cwd=Path.home(),
             stdin=subprocess.DEVNULL,
             stdout=output,

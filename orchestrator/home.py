@@ -8,9 +8,11 @@ import json
 import os
 import secrets
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+CLIENT_TOKEN = frozenset({"ORC_TOKEN_FILE", "ORC_TOKEN"})  # what a client sends instead of home's own
 SOCKET_NAME_LIMIT = 107  # bytes in sockaddr_un.sun_path, less the final NUL (man 7 unix)
 
 
@@ -39,7 +41,8 @@ def make_home(home: Path) -> None:
 
 
 def ensure_token(home: Path) -> str:
-    """The first admin token of ``home``, made at first use (0600)."""
+    """The first admin token of ``home``, made at first use (0600). The server's is this one, whatever token the
+    environment names for a client: an agent that starts a server does not become its admin."""
     make_home(home)
     path = home / "token"
     if not path.exists():
@@ -52,9 +55,8 @@ def ensure_token(home: Path) -> str:
             pass
         finally:
             Path(temporary).unlink()
-    token = read_token(home)
-    if not token_from_environment():
-        write_private(admin_header(home), header_line(token))
+    token = _admin_token(home)
+    write_private(admin_header(home), header_line(token))
     return token
 
 
@@ -62,12 +64,16 @@ def read_token(home: Path) -> str:
     """The token that a client sends: ``ORC_TOKEN_FILE``'s, ``ORC_TOKEN``, or home's own. Never from argv."""
     if named := os.environ.get("ORC_TOKEN_FILE"):
         return Path(named).read_text().strip()
-    return os.environ.get("ORC_TOKEN") or (home / "token").read_text().strip()
+    return os.environ.get("ORC_TOKEN") or _admin_token(home)
 
 
-def token_from_environment() -> bool:
-    """Whether the token is not home's own."""
-    return bool(os.environ.get("ORC_TOKEN_FILE") or os.environ.get("ORC_TOKEN"))
+def without_token(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without a client's token: that of a server, which has its own."""
+    return {name: value for name, value in environment.items() if name not in CLIENT_TOKEN}
+
+
+def _admin_token(home: Path) -> str:
+    return (home / "token").read_text().strip()
 
 
 def write_admin_token(home: Path, secret: str) -> None:

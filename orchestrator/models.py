@@ -86,6 +86,7 @@ class Run(SQLModel, table=True):
     elapsed_seconds: float = 0.0
     gpu_seconds: float = 0.0
     reserved_gpu_seconds: float = 0.0
+    admitted_under: float | None = None  # the approved_at of its plan: it counts while that is the present approval
     cpu_seconds_given: float = 0.0
     cpu_seconds: float | None = None
     run_dir: str | None = None

@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 from orchestrator import admission, ids
 from orchestrator.access import Identity
 from orchestrator.drafts import RunChecks
-from orchestrator.errors import BadInput, BadTransition, Conflict, Forbidden, NotFound, OutsidePlan
+from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound, OutsidePlan
 from orchestrator.journal import Actor, change, record
 from orchestrator.models import Event, Plan, Run, Sweep
 from orchestrator.planning import bounds as binding
@@ -51,7 +51,6 @@ def public(plan: Plan) -> dict[str, Any]:
     return plan.model_dump(exclude={"seq", "parsed"}) | {
         "sections": {**(plan.sections or {}), **parsed["sections"]} or None,
         "problems": parsed["problems"],
-        "content_hash": content_hash(plan),
     }
 
 
@@ -63,7 +62,7 @@ def detail(session: Session, plan: Plan) -> dict[str, Any]:
     return public(plan) | {"budget": admission.budget_public(bounds, admission.spent(session, plan), plan)}
 
 
-def content_hash(plan: Plan) -> str:
+def _content_hash(plan: Plan) -> str:
     """Of all that a person reads of a plan before approving it."""
     return binding.digest(plan.title, plan.goal, plan.raw_markdown, plan.sections)
 
@@ -130,9 +129,8 @@ def delete(session: Session, plan_id: str, identity: Identity) -> None:
 
 
 def _own(plan: Plan, identity: Identity) -> Plan:
-    """The plan, where it is the identity's to change. Raises Forbidden: who needs plans changes no others' plans."""
-    if identity.require_plan and not identity.may("approve") and plan.created_by != identity.actor:
-        raise Forbidden(f"Plan {plan.id} is {plan.created_by}'s: {identity.name!r} changes only plans of its own.")
+    """The plan, where it is the identity's to change. Raises Forbidden."""
+    identity.owns(f"Plan {plan.id}", plan.created_by)
     return plan
 
 
@@ -148,18 +146,26 @@ def _still(session: Session, plan: Plan, done: str) -> None:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What an approval would freeze, worked out outside the writer, from the plan of this ``content_hash``."""
+    """What an approval would freeze, worked out outside the writer, from the plan of this ``content_hash``.
+
+    ``approved_hash``: of all of it. The bounds follow from more than the text (profiles, this machine, a workdir).
+    """
 
     content_hash: str
     bounds: Bounds
     problems: list[Problem]
+
+    @property
+    def approved_hash(self) -> str:
+        """Of what would be approved: its text and its bounds."""
+        return _approved_hash(self.content_hash, self.bounds)
 
     def public(self) -> dict[str, Any]:
         """As JSON, before it is done."""
         problems = [problem.public() for problem in self.problems]
         return {
             "dry_run": True,
-            "content_hash": self.content_hash,
+            "approved_hash": self.approved_hash,
             "bounds": self.bounds.public(),
             "problems": problems,
         }
@@ -182,7 +188,7 @@ def proposal(checks: RunChecks, plan: Plan, body: PlanApproval) -> Proposal:
         runs=_runs(found),
         budget=Budget(**{**limits(block.budget or PlanBudget()), **limits(body.budget or PlanBudget())}),
     )
-    return Proposal(content_hash(plan), bounds, problems)
+    return Proposal(_content_hash(plan), bounds, problems)
 
 
 def _terms(checks: RunChecks, block: PlanBlock) -> binding.Flat:
@@ -213,11 +219,10 @@ def approve(session: Session, plan_id: str, proposed: Proposal, body: PlanApprov
     """draft → approved. A plan whose markdown has problems is refused with them, unless forced."""
     plan = get(session, plan_id)
     _check(plan, "approved")
-    now = content_hash(plan)
-    if now != proposed.content_hash or body.content_hash not in {None, now}:
+    if _content_hash(plan) != proposed.content_hash or body.approved_hash not in {None, proposed.approved_hash}:
         raise Conflict(
-            f"Plan {plan.id} has changed since it was looked at (its content_hash is {now} now): look again, then "
-            "approve what you have seen."
+            f"Plan {plan.id}, or what it would allow, has changed since it was looked at: look again (with dry_run), "
+            "then approve what you have seen."
         )
     found = proposed.problems
     if found and not body.force:
@@ -232,8 +237,11 @@ def approve(session: Session, plan_id: str, proposed: Proposal, body: PlanApprov
 
 
 def _frozen(plan: Plan, bounds: Bounds) -> dict[str, Any]:
-    stored = bounds.public()
-    return {"bounds": stored, "approved_hash": binding.digest(content_hash(plan), stored)}
+    return {"bounds": bounds.public(), "approved_hash": _approved_hash(_content_hash(plan), bounds)}
+
+
+def _approved_hash(content_hash: str, bounds: Bounds) -> str:
+    return binding.digest(content_hash, bounds.public())
 
 
 # -- what was refused, and is allowed after all ----------------------------------------------------------------------

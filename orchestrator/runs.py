@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from orchestrator import ids, metrics
 from orchestrator.access import Identity
-from orchestrator.admission import Admission, plan_of
+from orchestrator.admission import Admission, dismissed, plan_of
 from orchestrator.drafts import Draft, RunChecks
 from orchestrator.efficiency import Used, shares
 from orchestrator.errors import BadTransition, Conflict, Forbidden, NotFound
@@ -222,6 +222,7 @@ def _parents(session: Session, parent_ids: Iterable[str]) -> list[Run]:
 def update(session: Session, run_id: str, fields: dict[str, Any], identity: Identity) -> Run:
     """Changes name, command or workdir (``RunChecks.changes``); what is executing keeps its command."""
     run = get(session, run_id)
+    identity.owns(f"Run {run.id}", run.created_by)
     if {"command", "workdir"} & set(fields) and (RunStatus(run.status) in LIVE or run.submission_id):
         raise Conflict(f"Run {run.id} is {run.status}: its command and workdir cannot change now.")
     if {"command", "workdir"} & set(fields) and RunStatus(run.status).terminal:
@@ -356,7 +357,8 @@ def archive(session: Session, run_id: str, actor: Actor, *, archived: bool) -> R
     if archived and (RunStatus(run.status) in LIVE or run.status == RunStatus.QUEUED):
         raise BadTransition(f"Run {run.id} is {run.status}; stop it before you archive it.")
     kind = "run.archived" if archived else "run.unarchived"
-    change(session, run, actor, kind, f"run:{run.id}", {"is_archived": archived})
+    fields = {"is_archived": archived} | (dismissed(run) if archived else {})
+    change(session, run, actor, kind, f"run:{run.id}", fields)
     return run
 
 

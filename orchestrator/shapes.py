@@ -294,13 +294,14 @@ class PlanBudget(Body):
 
 
 class PlanApproval(Body):
-    """POST /plans/{id}/approve. ``content_hash``: of what was looked at; a plan that has changed since is 409.
+    """POST /plans/{id}/approve. ``budget`` goes before the plan's own.
 
-    ``budget`` goes before the plan's own. ``dry_run``: what would be frozen, and what is wrong, without doing it.
+    ``dry_run``: what would be frozen, and what is wrong, without doing it. ``approved_hash``: as that told it; where
+    the plan or what it would allow has changed since, the answer is 409.
     """
 
     force: bool = False
-    content_hash: str | None = None
+    approved_hash: str | None = None
     budget: PlanBudget | None = None
     dry_run: bool = False
 

@@ -10,7 +10,7 @@ from sqlmodel import Session, col, func, select
 
 from orchestrator import grid, ids, runs
 from orchestrator.access import Identity
-from orchestrator.admission import Admission
+from orchestrator.admission import Admission, plan_of
 from orchestrator.drafts import Draft, RunChecks
 from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, move, record
@@ -231,19 +231,27 @@ def runs_of_draft(checks: RunChecks, sweep: Sweep, body: SweepUpdate, limit: int
 def create(session: Session, checks: RunChecks, made: SweepDraft, identity: Identity) -> Sweep:
     """A sweep and all its runs, in one transaction."""
     body = made.body
-    _parallel(session, body.plan_id, body.parallel, identity)
+    plan_id = body.plan_id if body.status == "draft" else _plan_id(session, body.plan_id, identity)
+    _parallel(session, plan_id, body.parallel, identity)
     names = ("name", "base_command", "parameters", "max_runs", "goal", "chat_session_id", "ui_config", "parallel")
     template = body.model_dump(include=set(RunTerms.model_fields), exclude_none=True, mode="json")
     sweep = _create(
         session,
         identity.actor,
-        **{name: getattr(body, name) for name in (*names, "creation_context", "plan_id")},
+        **{name: getattr(body, name) for name in (*names, "creation_context")},
+        plan_id=plan_id,
         workdir=made.workdir,
         status=body.status or "pending",
         template=template,
     )
     _create_runs(session, checks, sweep, made.runs, identity)
     return sweep
+
+
+def _plan_id(session: Session, plan_id: str | None, identity: Identity) -> str | None:
+    """The plan of a sweep whose runs are made now."""
+    plan = plan_of(session, identity, plan_id, None)
+    return plan.id if plan is not None else plan_id
 
 
 def _parallel(session: Session, plan_id: str | None, parallel: int | None, identity: Identity) -> None:
@@ -270,10 +278,13 @@ def update(
 ) -> Sweep:
     """Changes a sweep; its grid and command only while it has no runs. One that was a draft gets ``drafts``."""
     sweep = get(session, sweep_id)
+    identity.owns(f"Sweep {sweep.id}", sweep.created_by)
     fields = body.model_dump(exclude_unset=True)
-    if "parallel" in fields:
-        _parallel(session, sweep.plan_id, body.parallel, identity)
     drafts = drafts if sweep.status == "draft" else []
+    if drafts:
+        fields["plan_id"] = _plan_id(session, sweep.plan_id, identity)
+    if drafts or "parallel" in fields:
+        _parallel(session, fields.get("plan_id", sweep.plan_id), fields.get("parallel", sweep.parallel), identity)
     structural = {"base_command", "workdir", "parameters", "max_runs"} & set(fields)
     if structural and session.exec(select(Run.id).where(col(Run.sweep_id) == sweep.id).limit(1)).first():
         raise Conflict(
@@ -288,16 +299,20 @@ def update(
 
 
 def start(session: Session, sweep_id: str, parallel: int | None, identity: Identity) -> int:
-    """Queues every ready run; ``parallel`` of the sweep's runs are kept going until all are done."""
+    """Queues every ready run but the archived; ``parallel`` of the sweep's runs are kept going until all are done."""
     sweep, actor = get(session, sweep_id), identity.actor
     has_runs = session.exec(select(Run.id).where(col(Run.sweep_id) == sweep.id).limit(1)).first() is not None
     if sweep.status == "draft" and not has_runs:
         raise BadTransition(f"Sweep {sweep.id} is a draft: set its status to pending first.")
     if parallel is not None:
+        if sweep.plan_id is None:
+            identity.owns(f"Sweep {sweep.id}", sweep.created_by)
         _parallel(session, sweep.plan_id, parallel, identity)
         change(session, sweep, actor, "sweep.updated", f"sweep:{sweep.id}", {"parallel": parallel})
     ready = session.exec(
-        select(Run).where(col(Run.sweep_id) == sweep.id, col(Run.status) == RunStatus.READY).order_by(col(Run.seq))
+        select(Run)
+        .where(col(Run.sweep_id) == sweep.id, col(Run.status) == RunStatus.READY, ~col(Run.is_archived))
+        .order_by(col(Run.seq))
     ).all()
     admission = Admission(session, identity)
     for run in ready:

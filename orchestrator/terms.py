@@ -111,7 +111,7 @@ def _gpus(body: RunTerms, wrap: GpuwrapConfig, cluster: Cluster) -> tuple[int, b
             )
         return 0, False
     if wrap.enabled is False:
-        return 0, False
+        return 0, asked == 0  # without a lease it sees what its environment says, but for one that wants none
     count = asked if asked is not None else 1 if cluster.type == "local_gpu" else 0
     if count > here:
         raise BadInput("resources.gpus", f"This machine has {here} GPU(s), not {count}.", [f"0..{here}"])

@@ -8,7 +8,6 @@ from api.scopes import needs
 from orchestrator import home as home_files
 from orchestrator import tokens
 from orchestrator.access import ADMIN, Identity
-from orchestrator.errors import Conflict
 from orchestrator.journal import Actor, record
 from orchestrator.models import Token
 from orchestrator.shapes import TokenCreate, TokenRotate
@@ -57,8 +56,6 @@ def rotate(system: Sys, actor: Who, name: str, body: TokenRotate | None = None) 
 
 
 def _rotate_admin(system: System, actor: Actor) -> Json:
-    if home_files.token_from_environment():
-        raise Conflict("The admin token comes from ORC_TOKEN or ORC_TOKEN_FILE: change it there, and start anew.")
     secret = tokens.new_secret()
     with system.access.changing:
         system.db.write(lambda session: record(session, actor, "token.rotated", f"token:{ADMIN}") and None)

@@ -118,7 +118,7 @@ class Changing(Toolbox):
 
 
 def _saved(plan: Json) -> Json:
-    facts = {name: plan.get(name) for name in ("id", "status", "title", "content_hash", "problems", "overlap")}
+    facts = {name: plan.get(name) for name in ("id", "status", "title", "problems", "overlap")}
     said = f"plan {plan['id']} saved as a draft: a person approves it with `orc plan approve {plan['id']}`"
     if plan.get("problems"):
         said += "; mend its problems first (save_plan with this plan_id)"

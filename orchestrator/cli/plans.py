@@ -128,7 +128,7 @@ def approve(
         say("What it allows, once approved:")
         say(_indented(would["bounds"]))
         _sure(f"Approve plan {plan_id} ({seen['title']})?", yes=yes)
-        body = {**asked, "content_hash": would["content_hash"]}
+        body = {**asked, "approved_hash": would["approved_hash"]}
         _tell(orc.advance_plan(plan_id, "approve", body), as_json=as_json)
 
 

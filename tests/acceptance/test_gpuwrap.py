@@ -76,6 +76,7 @@ def test_a_run_gets_one_gpu_unless_it_says_otherwise(gpus: InProcess) -> None:
     assert devices(gpus, resources={"gpus": 0}) == ""
     assert devices(gpus, gpuwrap_config={"enabled": False}, env={"CUDA_VISIBLE_DEVICES": "7"}) == "7"
     assert devices(gpus, gpuwrap_config={"enabled": False}) == "unset"
+    assert devices(gpus, gpuwrap_config={"enabled": False}, resources={"gpus": 0}) == ""
     gpus.post("/cluster/detect", {"preferred_type": "cpu_only"})
     assert devices(gpus) == "unset"
 

@@ -17,6 +17,7 @@ from mcp.client.stdio import stdio_client
 
 from orchestrator import agenttools
 from orchestrator.cli.main import main as orc
+from orchestrator.client import Client as OrcClient
 from tests.support.agents import data, words
 from tests.support.plans import bindable
 from tests.support.service import RealServer, end_runs, real_server
@@ -187,6 +188,26 @@ def test_a_server_is_started_when_there_is_none_and_found_again_when_it_is_anoth
 
     try:
         asyncio.run(main())
+    finally:
+        os.kill(json.loads((home / "server.json").read_text())["pid"], 15)
+        end_runs(home / "runs")
+
+
+def test_an_agent_that_starts_the_server_stays_who_it_is(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with real_server(home) as first:
+        file = token_file(first, "bound", "plan", "run", require_plan=True)
+
+    async def main() -> None:
+        async with agent(home, ORC_TOKEN_FILE=file) as client:
+            await _pid_after_a_call(client, home)
+            refused = await client.call_tool("create_run", {"run": {"name": "x", "command": "true"}})
+            assert "The token 'bound' runs only what an approved plan says" in words(refused)
+
+    try:
+        asyncio.run(main())
+        with OrcClient(home, start=False) as person:
+            assert person.request("GET", "/tokens/self")["name"] == "admin"
     finally:
         os.kill(json.loads((home / "server.json").read_text())["pid"], 15)
         end_runs(home / "runs")

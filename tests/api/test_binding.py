@@ -1,7 +1,9 @@
 """Plans that bind: what runs under one, what does not, and how a person allows it after all."""
 
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -293,13 +295,32 @@ def test_an_edit_after_approval_takes_the_approval_away(service: InProcess) -> N
 
 def test_what_was_looked_at_is_what_is_approved(service: InProcess) -> None:
     plan = ask(service, "POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": bindable()}).json()
-    seen = plan["content_hash"]
+    approve = f"/plans/{plan['id']}/approve"
+    seen = service.post(approve, {"dry_run": True})["approved_hash"]
     ask(service, "PATCH", f"/plans/{plan['id']}", {"raw_markdown": bindable("id")}).raise_for_status()
-    status, detail = service.refused("POST", f"/plans/{plan['id']}/approve", {"content_hash": seen})
+    status, detail = service.refused("POST", approve, {"approved_hash": seen})
     assert status == 409
     assert "has changed since it was looked at" in detail
-    now = service.get(f"/plans/{plan['id']}")["content_hash"]
-    assert service.post(f"/plans/{plan['id']}/approve", {"content_hash": now})["status"] == "approved"
+    now = service.post(approve, {"dry_run": True})["approved_hash"]
+    approved = service.post(approve, {"approved_hash": now})
+    assert (approved["status"], approved["approved_hash"]) == ("approved", now)
+
+
+def test_what_the_plan_would_allow_is_approved_as_it_was_shown(service: InProcess, tmp_path: Path) -> None:
+    venv = tmp_path / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(sys.executable)
+    for file in ("bin/activate", "pyvenv.cfg"):
+        (venv / file).touch()
+    markdown = bindable(more=f'workdir = "{tmp_path}"\nenvironment = "auto"')
+    plan = ask(service, "POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": markdown}).json()
+    approve = f"/plans/{plan['id']}/approve"
+    shown = service.post(approve, {"dry_run": True})
+    assert shown["bounds"]["terms"]["environment"]["venv"] == str(venv)
+    assert service.post(approve, {"dry_run": True})["approved_hash"] == shown["approved_hash"]
+    venv.rename(tmp_path / "venv")
+    assert service.refused("POST", approve, {"approved_hash": shown["approved_hash"]})[0] == 409
+    assert service.get(f"/plans/{plan['id']}")["status"] == "draft"
 
 
 def test_of_two_approvals_at_once_one_is_made(service: InProcess) -> None:

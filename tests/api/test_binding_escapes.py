@@ -318,7 +318,103 @@ def test_a_place_where_the_shell_reads_more_than_plain_words_is_a_problem(agent:
 def test_what_would_be_frozen_can_be_looked_at_first(service: InProcess, agent: Agent) -> None:
     plan = agent("POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": bindable(more=LIMITS)}).json()
     shown = service.post(f"/plans/{plan['id']}/approve", {"dry_run": True})
-    assert (shown["content_hash"], shown["problems"]) == (plan["content_hash"], [])
+    assert shown["problems"] == []
     assert service.get(f"/plans/{plan['id']}")["status"] == "draft"
-    approved = service.post(f"/plans/{plan['id']}/approve", {"content_hash": shown["content_hash"]})
-    assert approved["bounds"] == shown["bounds"]
+    approved = service.post(f"/plans/{plan['id']}/approve", {"approved_hash": shown["approved_hash"]})
+    assert (approved["bounds"], approved["approved_hash"]) == (shown["bounds"], shown["approved_hash"])
+
+
+# -- what counts -------------------------------------------------------------------------------------------------------
+
+
+def ready(agent: Agent, plan: Json, **fields: Any) -> str:
+    """A run of the plan that waits to be started."""
+    answer = agent("POST", "/runs", run_of(plan, **fields))
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["id"])
+
+
+def test_a_run_that_is_put_away_and_taken_back_counts_when_it_is_started(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved(budget={"runs": 1})
+    first = ready(agent, plan)
+    agent("POST", f"/runs/{first}/archive").raise_for_status()
+    second = ready(agent, plan)  # the first left its place
+    agent("POST", f"/runs/{first}/unarchive").raise_for_status()
+    assert diff_of(agent("POST", f"/runs/{first}/queue")) == {"budget.runs": (1, 2)}
+    agent("POST", f"/runs/{second}/queue").raise_for_status()
+    assert service.get(f"/plans/{plan['id']}")["budget"]["used_runs"] == 1
+
+
+def test_a_sweep_starts_no_run_that_was_put_away(agent: Agent) -> None:
+    plan = agent.saved()
+    first, *others = agent.execute(plan, auto_start=False)
+    agent("POST", f"/runs/{first['id']}/archive").raise_for_status()
+    sweep = agent("GET", f"/plans/{plan['id']}").json()["sweep_id"]
+    agent("POST", f"/sweeps/{sweep}/start").raise_for_status()
+    assert agent("GET", f"/runs/{first['id']}").json()["status"] == "ready"
+    assert all(agent("GET", f"/runs/{run['id']}").json()["status"] != "ready" for run in others)
+
+
+def test_runs_of_an_earlier_approval_count_when_they_are_started_under_the_present_one(
+    service: InProcess, agent: Agent
+) -> None:
+    plan = agent.saved(bindable("sleep 600; echo lr={lr} seed={seed}", more=LIMITS))
+    made = [ready(agent, plan, command="sleep 600; echo lr=0.1 seed=1") for _ in range(3)]
+    agent("PATCH", f"/plans/{plan['id']}", {"title": "smaller"}).raise_for_status()
+    service.post(f"/plans/{plan['id']}/approve", {"budget": {"runs": 1}})
+    assert service.get(f"/plans/{plan['id']}")["budget"]["used_runs"] == 0
+    started = agent("POST", f"/runs/{made[0]}/queue")
+    assert started.status_code == 200
+    assert diff_of(agent("POST", f"/runs/{made[1]}/queue")) == {"budget.runs": (1, 2)}
+    assert service.get(f"/plans/{plan['id']}")["budget"]["used_runs"] == 1
+    stopped(service, [started.json()])
+
+
+def test_an_older_run_that_is_adopted_counts(service: InProcess, agent: Agent) -> None:
+    older = [service.post("/runs", {"name": "x", "command": "echo lr=0.1 seed=1"})["id"] for _ in range(2)]
+    plan = agent.saved(budget={"runs": 1})
+    sweep = service.post("/sweeps/wild", {"name": "s", "plan_id": plan["id"]})["id"]
+    agent("POST", f"/runs/{older[0]}/add-to-sweep?sweep_id={sweep}").raise_for_status()
+    assert diff_of(agent("POST", f"/runs/{older[1]}/add-to-sweep?sweep_id={sweep}")) == {"budget.runs": (1, 2)}
+    agent("POST", f"/runs/{older[0]}/queue").raise_for_status()  # it is counted already
+    assert service.get(f"/plans/{plan['id']}")["budget"]["used_runs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "body"), [("queue", None), ("release", None), ("priority", {"priority": -1}), ("start", None)]
+)
+def test_a_run_of_no_plan_is_not_an_agents_to_start(
+    service: InProcess, agent: Agent, action: str, body: Json | None
+) -> None:
+    agent.execute(agent.saved())  # one that a run could be taken for
+    run = service.post("/runs", {"name": "x", "command": "echo lr=0.1 seed=1"})
+    answer = agent("POST", f"/runs/{run['id']}/{action}", body)
+    assert answer.status_code == 403
+    assert "belongs to no plan" in answer.json()["detail"]
+    assert service.status(run["id"]) == "ready"
+
+
+# -- what is somebody else's -------------------------------------------------------------------------------------------
+
+
+def test_somebody_elses_sweep_and_run_are_not_an_agents_to_change(service: InProcess, agent: Agent) -> None:
+    draft = {"name": "s", "base_command": "echo fine", "parameters": {"a": [1]}, "status": "draft"}
+    sweep, run = service.post("/sweeps", draft), service.post("/runs", {"name": "mine", "command": "true"})
+    evil = agent("PUT", f"/sweeps/{sweep['id']}", {"base_command": "echo EVIL"})
+    renamed = agent("PUT", f"/runs/{run['id']}", {"name": "yours"})
+    faster = agent("POST", f"/sweeps/{sweep['id']}/start?parallel=9")
+    assert (evil.status_code, renamed.status_code) == (403, 403)
+    assert faster.status_code in {400, 403}
+    assert service.get(f"/sweeps/{sweep['id']}")["base_command"] == "echo fine"
+    assert service.get(f"/runs/{run['id']}")["name"] == "mine"
+
+
+def test_how_many_at_once_binds_a_sweep_that_names_no_plan(service: InProcess) -> None:
+    agent = Agent(service, "alone")  # with one plan executing, which is meant where none is named
+    plan = agent.saved(bindable("echo --lr={lr} --seed={seed}", more="parallel = 1"))
+    agent.execute(plan, auto_start=False)
+    wide = {"name": "w", "base_command": "echo", "parameters": {"lr": [0.1, 0.01], "seed": [1, 2]}}
+    assert diff_of(agent("POST", "/sweeps", {**wide, "parallel": 4})) == {"parallel": (1, 4)}
+    saved = agent("POST", "/sweeps", {**wide, "status": "draft"})
+    assert saved.status_code == 200, saved.text
+    assert diff_of(agent("PUT", f"/sweeps/{saved.json()['id']}", {"status": "running"})) == {"parallel": (1, None)}

@@ -37,6 +37,17 @@ def test_a_token_is_read_from_a_named_file_or_the_environment(tmp_path: Path, mo
     assert home.read_token(tmp_path) == "from-file"
 
 
+@pytest.mark.parametrize("name", ["ORC_TOKEN", "ORC_TOKEN_FILE"])
+def test_the_token_that_a_client_sends_is_not_the_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "agents").write_text("an agent's\n")
+    monkeypatch.setenv(name, str(tmp_path / "agents"))
+    first = home.ensure_token(tmp_path / "h")
+    assert first == (tmp_path / "h" / "token").read_text().strip()
+    assert name not in home.without_token(os.environ)
+
+
 def test_the_socket_lies_where_its_name_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert home.socket_path(Path("/a")).parent == tmp_path

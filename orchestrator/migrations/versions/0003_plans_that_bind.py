@@ -36,10 +36,12 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("executed_by", sa.String(), nullable=True))
     with op.batch_alter_table("runs", schema=None) as batch_op:
         batch_op.add_column(sa.Column("reserved_gpu_seconds", sa.Float(), nullable=False, server_default="0"))
+        batch_op.add_column(sa.Column("admitted_under", sa.Float(), nullable=True))
 
 
 def downgrade() -> None:
     with op.batch_alter_table("runs", schema=None) as batch_op:
+        batch_op.drop_column("admitted_under")
         batch_op.drop_column("reserved_gpu_seconds")
     with op.batch_alter_table("plans", schema=None) as batch_op:
         for name in ("executed_by", "sweep_id", "amendments", "approved_hash", "bounds", "parsed"):
