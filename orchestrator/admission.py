@@ -4,6 +4,7 @@ and what follows from it.
 A plan's budget binds everybody; what else it says binds those who need a plan (``Identity.require_plan``).
 """
 
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -30,6 +31,9 @@ ENDED = ("completed", "archived")
 TERMINAL = [status for status in RunStatus if status.terminal]
 # Options of sbatch that change neither how much is allocated nor for how long.
 HARMLESS = frozenset({"comment", "mail-type", "mail-user", "hint", "open-mode", "wckey"})
+# More differences than this (or so many characters) nobody reads: such a refusal cannot be allowed in one step.
+MOST_DIFFERENCES = 200
+MOST_TO_ALLOW = 200_000
 Body = TypeVar("Body", bound=RunTerms)
 
 
@@ -151,7 +155,7 @@ class Admission:
         """Raises OutsidePlan for a command that is to be filled in and that the plan does not have."""
         bounds = self._open(plan)
         if self._identity.require_plan and bounds is not None and command not in bounds.commands:
-            raise refusal(plan, [Difference("command", shown(bounds.commands), command)])
+            raise refusal(plan, [Difference("template", shown(bounds.commands), command)])
 
     def term(self, plan: Plan | None, name: str, asked: Any) -> None:
         """Raises OutsidePlan for a single term (of a sweep, or of a run that was made) that the plan does not allow."""
@@ -229,8 +233,11 @@ class Admission:
         outside = [*(found if needed else ()), *_over(bounds, plan, after, most if more.runs else None)]
         if outside:
             known = self._refused.setdefault(plan.id, (plan, []))[1]
-            over = {item.field for item in outside if item.field.startswith("budget.")}
-            known[:] = [item for item in known if item.field not in over and item not in outside] + outside
+            over = [item for item in outside if item.field.startswith("budget.")]  # the last word of each counts
+            kept = [item for item in known if item.field not in {later.field for later in over}]
+            if len(kept) <= MOST_DIFFERENCES:
+                kept += [item for item in outside if item not in over and item not in kept]
+            known[:] = kept + over
 
 
 def _told(run: Run, changes: Mapping[str, Any], bounds: Bounds) -> Mapping[str, Any] | None:
@@ -255,8 +262,13 @@ def _countable(plan: Plan, bounds: Bounds, columns: Mapping[str, Any], needs: fl
     for name in resources.get("slurm") or {}:
         if name not in HARMLESS:
             raise BadInput(f"resources.slurm.{name}", f"may change what is allocated, uncounted: {which}.")
-    if resources.get("exclusive") or (resources.get("nodes") is None and "," in (resources.get("nodelist") or "")):
+    if resources.get("exclusive") or (resources.get("nodes") is None and _several(resources)):
         raise BadInput("resources.nodes", f"and resources.gpus must say what it gets: {which}.")
+
+
+def _several(resources: Mapping[str, Any]) -> bool:
+    """Whether Slurm may give more than one node to who names no number: n[1-4], n1,n2, a100*4."""
+    return any(mark in (resources.get(name) or "") for name in ("nodelist", "constraint") for mark in ",[*")
 
 
 def gpu_seconds(columns: Mapping[str, Any], cpus: int) -> float | None:
@@ -307,8 +319,12 @@ def refusal(plan: Plan, found: list[Difference]) -> OutsidePlan:
         f"{item.field}: the plan says {_short(item.plan)}, asked is {_short(item.asked)}" for item in found[:5]
     )
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    message = f"This is outside of plan {plan.id}: {words}{more}. A person can allow it: orc plan amend {plan.id}."
-    return OutsidePlan(plan.id, message, [item.public() for item in found], amendment(found))
+    allows: dict[str, Any] = amendment(found)
+    how = f"A person can allow it: orc plan amend {plan.id}."
+    if len(found) > MOST_DIFFERENCES or len(json.dumps(allows)) > MOST_TO_ALLOW:
+        allows, how = {}, "That is too much to be allowed in one step: ask for less at once, or write another plan."
+    told = [item.public() for item in found[:MOST_DIFFERENCES]]
+    return OutsidePlan(plan.id, f"This is outside of plan {plan.id}: {words}{more}. {how}", told, allows)
 
 
 def _short(value: Any) -> str:

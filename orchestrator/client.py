@@ -17,7 +17,7 @@ import httpx2
 
 from orchestrator import home as home_files
 from orchestrator.discovery import find_server
-from orchestrator.errors import OrcError, ServerUnreachable
+from orchestrator.errors import AnswerLost, OrcError, ServerUnreachable
 
 Json = dict[str, Any]
 TERMINAL = ("finished", "failed", "stopped")
@@ -86,7 +86,7 @@ class Client:
         try:
             answer = self._http.request(method, path, json=body, params=given)
         except httpx2.TransportError as error:
-            raise ServerUnreachable(f"The server does not answer: {error}") from error
+            raise unanswered(method, error) from error
         if answer.is_error:
             raise failure(answer)
         return answer.json()
@@ -96,7 +96,7 @@ class Client:
         try:
             answer = self._http.get(path, params=dict(params or {}))
         except httpx2.TransportError as error:
-            raise ServerUnreachable(f"The server does not answer: {error}") from error
+            raise unanswered("GET", error) from error
         if answer.is_error:
             raise failure(answer)
         return answer.text
@@ -221,6 +221,14 @@ class Client:
     def advance_plan(self, plan_id: str, action: str, body: Json | None = None) -> Json:
         """``approve``, ``execute``, ``complete``, ``archive``."""
         return dict(self.request("POST", f"/plans/{plan_id}/{action}", body))
+
+
+def unanswered(method: str, error: httpx2.TransportError) -> ServerUnreachable:
+    """What it means that no answer came: nothing, or for what changes something and was sent, that nobody knows."""
+    said = str(error) or type(error).__name__
+    if method == "GET" or isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout):
+        return ServerUnreachable(f"The server does not answer: {said}")
+    return AnswerLost(f"The server gave no answer, and may have carried it out all the same: {said}")
 
 
 def failure(answer: httpx2.Response) -> RequestFailed:

@@ -48,7 +48,7 @@ class RunChecks:
         """A run that can be made. Raises BadInput for what cannot be."""
         self.command(body.command, "command")
         workdir = self.workdir(body.workdir)
-        return Draft(body, self.terms(body, workdir), workdir, body.sweep_params)
+        return Draft(body, self.terms(body, workdir, copies=not body.dry_run), workdir, body.sweep_params)
 
     def changes(self, body: RunUpdate) -> dict[str, Any]:
         """What a run's update changes, checked."""
@@ -85,19 +85,24 @@ class RunChecks:
             raise BadInput("workdir", f"{path} may not be entered by this user.")
         return str(path)
 
-    def terms(self, body: RunTerms, workdir: str) -> Terms:
-        """What it gets here; the machine is looked at again before it is said that it cannot give that."""
+    def terms(self, body: RunTerms, workdir: str, *, copies: bool = True) -> Terms:
+        """What it gets here; the machine is looked at again before it is said that it cannot give that.
+
+        ``copies``: with the copy of its code, where it asks for one; without, what is only looked at leaves nothing.
+        """
         asked = self._profiles.apply(body)
         try:
             terms = settle(asked, self._machine(self._cluster.known()))
         except BadInput:
             terms = settle(asked, self._looked_again())
-        return replace(terms, columns=terms.columns | self._code(asked, workdir))
+        return replace(terms, columns=terms.columns | self._code(asked, workdir, copies=copies))
 
-    def _code(self, asked: RunTerms, workdir: str) -> dict[str, Any]:
+    def _code(self, asked: RunTerms, workdir: str, *, copies: bool) -> dict[str, Any]:
         """The environment that its workdir has, and the copy of its code with git's word of it, where asked for."""
         columns: dict[str, Any] = {"environment": _environment(asked, workdir)}
-        if asked.snapshot:
+        if asked.snapshot and not copies:
+            columns["snapshot"] = {"digest": None, "workdir": workdir, "files": None}
+        elif asked.snapshot:
             most_bytes, most_files = self._settings.snapshot_max_bytes, self._settings.snapshot_max_files
             kept = snapshot(Path(workdir), self._settings.runs_dir / ".code", most_bytes, most_files)
             columns["snapshot"] = {"digest": kept.digest, "workdir": str(kept.workdir), "files": kept.files}

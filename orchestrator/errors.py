@@ -14,6 +14,7 @@ OrcError
 ├── ProbeFailed       503  a helper process died, hung or answered nonsense
 ├── SchedulerUnavailable 503  Slurm gives no answer: down, hung, not to be reached
 ├── ServerUnreachable   -  client side: no server answers
+│   └── AnswerLost      -  client side: it may have been carried out all the same
 └── UntrustedServer     -  client side: what answers is not the user's own server
 """
 
@@ -131,6 +132,10 @@ class SchedulerUnavailable(OrcError):
 
 class ServerUnreachable(OrcError):
     """No server answers."""
+
+
+class AnswerLost(ServerUnreachable):
+    """The server gave no answer to what was sent: it may have been carried out all the same."""
 
 
 class UntrustedServer(OrcError):

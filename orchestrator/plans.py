@@ -17,9 +17,10 @@ from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound, Out
 from orchestrator.journal import Actor, change, record
 from orchestrator.models import Event, Plan, Run, Sweep
 from orchestrator.planning import bounds as binding
-from orchestrator.planning.bounds import Bounds, Budget
+from orchestrator.planning.bounds import Allowed, Bounds, Budget
 from orchestrator.planning.markdown import Problem
-from orchestrator.planning.reading import Reading, reading, stored
+from orchestrator.planning.reading import QUOTED, Reading, reading, stored
+from orchestrator.planning.template import quoted_twice
 from orchestrator.resources import parse_time
 from orchestrator.shapes import PlanAmendment, PlanApproval, PlanBlock, PlanBudget, PlanCreate, PlanUpdate, RunTerms
 
@@ -193,7 +194,7 @@ def proposal(checks: RunChecks, plan: Plan, body: PlanApproval) -> Proposal:
 
 def _terms(checks: RunChecks, block: PlanBlock) -> binding.Flat:
     workdir = checks.workdir(block.workdir)
-    return binding.flatten(checks.terms(block, workdir).columns, workdir)
+    return binding.flatten(checks.terms(block, workdir, copies=False).columns, workdir)
 
 
 def _defaults(block: PlanBlock) -> dict[str, Any]:
@@ -248,7 +249,9 @@ def _approved_hash(content_hash: str, bounds: Bounds) -> str:
 
 
 def refused(session: Session, error: OutsidePlan, actor: Actor) -> None:
-    """Keeps what would allow it, unless that is what was kept last."""
+    """Keeps what would allow it, where anything does, unless that is what was kept last."""
+    if not error.amendment:
+        return
     last = last_refused(session, error.plan_id)
     if last is None or last["amendment"] != error.amendment or last["by"] != actor:
         after = {"diff": error.diff, "amendment": error.amendment}
@@ -275,13 +278,24 @@ def amend(session: Session, plan_id: str, body: PlanAmendment, actor: Actor) -> 
     if before is None or plan.status == "archived":
         raise Conflict(f"Plan {plan.id} is {plan.status}: only a plan that was approved can be amended.")
     _known(body.terms)
-    after = binding.amended(before, body.commands, body.parameters, body.terms, limits(body.budget or PlanBudget()))
+    allowed = Allowed(body.commands, body.exact_commands, body.parameters, body.terms)
+    after = binding.amended(before, allowed, limits(body.budget or PlanBudget()))
+    _unquoted(before, after)
     frozen = _frozen(plan, after)
     changes = body.model_dump(exclude_unset=True, exclude={"reason"})
     line = {"at": time.time(), "by": actor, "reason": body.reason, "changes": changes, "hash": frozen["approved_hash"]}
     fields = {**frozen, "amendments": [*plan.amendments, line], "updated_at": time.time()}
     change(session, plan, actor, "plan.amended", f"plan:{plan.id}", fields, body.reason)
     return plan
+
+
+def _unquoted(before: Bounds, after: Bounds) -> None:
+    """Raises BadInput where a value would stand between quotes of a command, though it needs quotes of its own."""
+    known = {(command, name) for command in before.commands for name in quoted_twice(command, before.grid)}
+    for command in after.commands:
+        for name in quoted_twice(command, after.grid):
+            if (command, name) not in known:
+                raise BadInput("commands", f"{command[:200]!r}: {QUOTED.format(name=name)}")
 
 
 def _known(terms: dict[str, Any]) -> None:

@@ -336,11 +336,12 @@ class PlanCheck(Body):
 class PlanAmendment(Body):
     """POST /plans/{id}/amendments: more that an approved plan allows, or less of its budget.
 
-    ``commands``: more of them, with places as the plan's own; ``parameters``: values more; ``terms``: as in a refusal's
-    ``diff``, by name ("resources.gpus"); null: without any.
+    ``commands``: more of them, with places as the plan's own; ``exact_commands``: as they are, braces too;
+    ``parameters``: values more; ``terms``: as in a refusal's ``diff``, by name ("resources.gpus"); null: without any.
     """
 
     commands: list[Command] = Field(default_factory=list, max_length=1000)
+    exact_commands: list[Command] = Field(default_factory=list, max_length=1000)
     parameters: dict[str, list[Any]] = Field(default_factory=dict, max_length=1000)
     terms: dict[Short, Any] = Field(default_factory=dict, max_length=1000)
     budget: PlanBudget | None = None

@@ -10,7 +10,7 @@ from sqlmodel import Session, col, func, select
 
 from orchestrator import grid, ids, runs
 from orchestrator.access import Identity
-from orchestrator.admission import Admission, plan_of
+from orchestrator.admission import OPEN, Admission, plan_of
 from orchestrator.drafts import Draft, RunChecks
 from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, move, record
@@ -140,15 +140,18 @@ def listing(session: Session, limit: int, before: int | None = None, plan_id: st
     return list(session.exec(query))
 
 
-def create_wild(session: Session, body: SweepWild, actor: Actor) -> Sweep:
+def create_wild(session: Session, body: SweepWild, identity: Identity) -> Sweep:
     """An empty tracking sweep."""
-    return _create(session, actor, is_wild=True, status="pending", **body.model_dump())
+    return _create(session, identity, is_wild=True, status="pending", **body.model_dump())
 
 
-def _create(session: Session, actor: Actor, **columns: Any) -> Sweep:
-    plan_id = columns.get("plan_id")
-    if plan_id is not None and session.exec(select(Plan.id).where(col(Plan.id) == plan_id)).first() is None:
+def _create(session: Session, identity: Identity, **columns: Any) -> Sweep:
+    plan_id, actor = columns.get("plan_id"), identity.actor
+    plan = session.exec(select(Plan).where(col(Plan.id) == plan_id)).first() if plan_id is not None else None
+    if plan_id is not None and plan is None:
         raise NotFound("plan", plan_id)
+    if plan is not None and plan.status not in OPEN:  # what refers to a draft keeps its maker from deleting it
+        identity.owns(f"Plan {plan.id}", plan.created_by)
     sweep = Sweep(id=ids.run_id(), created_at=time.time(), created_by=actor, **columns)
     session.add(sweep)
     outline = {name: getattr(sweep, name) for name in ("name", "goal", "base_command", "parameters", "plan_id")}
@@ -237,7 +240,7 @@ def create(session: Session, checks: RunChecks, made: SweepDraft, identity: Iden
     template = body.model_dump(include=set(RunTerms.model_fields), exclude_none=True, mode="json")
     sweep = _create(
         session,
-        identity.actor,
+        identity,
         **{name: getattr(body, name) for name in (*names, "creation_context")},
         plan_id=plan_id,
         workdir=made.workdir,

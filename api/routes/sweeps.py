@@ -22,9 +22,9 @@ SCOPE = "run"
 
 
 @router.post("/sweeps/wild")
-def wild(actor: Who, body: SweepWild, once: OnceOnly) -> Json:
+def wild(identity: Whose, body: SweepWild, once: OnceOnly) -> Json:
     """An empty tracking sweep."""
-    return once(lambda session: sweeps.public(session, [sweeps.create_wild(session, body, actor)])[0])
+    return once(lambda session: sweeps.public(session, [sweeps.create_wild(session, body, identity)])[0])
 
 
 @router.post("/sweeps")

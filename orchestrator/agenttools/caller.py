@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import httpx2
 
 from orchestrator import home as home_files
-from orchestrator.client import failure
+from orchestrator.client import failure, unanswered
 from orchestrator.discovery import Found, find_server
 from orchestrator.errors import ServerUnreachable
 
@@ -84,7 +84,7 @@ async def ask(
     except httpx2.ConnectError as error:
         raise NotConnected(f"The server does not answer: {error}") from error
     except httpx2.TransportError as error:
-        raise ServerUnreachable(f"The server does not answer: {str(error) or type(error).__name__}") from error
+        raise unanswered(method, error) from error
     if answer.is_error:
         raise failure(answer)
     is_json = answer.headers.get("content-type", "").startswith("application/json")

@@ -43,6 +43,8 @@ class Changing(Toolbox):
     ) -> Shown:
         """Saves a plan as a draft, or replaces the text of one (plan_id), which makes an approved plan a draft again.
         The answer lists what is wrong in it. A draft runs nothing: a person has to approve it, and no tool can."""
+        if plan_id is not None and goal is not None:
+            raise BadInput("goal", "a plan's goal stays what it was: leave it out, or save a new plan.")
         if plan_id is not None:
             body = given(raw_markdown=raw_markdown, title=title)
             found = (await self._caller.call("PATCH", f"/plans/{plan_id}", body)).content
@@ -64,10 +66,10 @@ class Changing(Toolbox):
         facts = {name: found.get(name) for name in ("id", "status", "sweep_id", "budget")}
         return fit(without_nothing({**facts, "next": f"call wait with plan_id={plan_id}"}), "call plan")
 
-    @tool(changes())
+    @tool(changes(destructive=True))
     async def complete_plan(self, plan_id: PlanId) -> Shown:
-        """Marks an executing plan as completed, where nothing more is to be run under it. A plan whose runs are all
-        over does so by itself."""
+        """Marks an executing plan as completed: nothing more runs under it, and it cannot be taken back. A plan whose
+        runs are all over does so by itself."""
         found = await self._post(f"/plans/{plan_id}/complete")
         facts = {name: found.get(name) for name in ("id", "status", "sweep_id", "budget")}
         return fit(without_nothing({**facts, "next": f"call report with plan_id={plan_id}"}), "call plan")
@@ -108,7 +110,7 @@ class Changing(Toolbox):
         found = await self._post(f"/runs/{run_id}/stop")
         return {"message": found["message"], **row_of_run(found)}
 
-    @tool(changes(runs_code=True))
+    @tool(changes(destructive=True, runs_code=True))
     async def respond(
         self, alert_id: AlertId, choice: Annotated[str, Field(description="One of the alert's choices, word for word.")]
     ) -> Shown:

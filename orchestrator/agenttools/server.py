@@ -7,7 +7,9 @@ from typing import Any
 
 from mcp.server import Server
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, GetPromptResult, InputRequiredResult, Prompt, TextContent
+from pydantic import ValidationError
 
 from orchestrator import __version__
 from orchestrator.agenttools import prompts
@@ -18,7 +20,7 @@ from orchestrator.agenttools.reading import Reading
 from orchestrator.agenttools.shortening import Text, dumps
 from orchestrator.agenttools.toolbox import MARK, Shown, Toolbox
 from orchestrator.agenttools.watching import Watching
-from orchestrator.agenttools.words import explain
+from orchestrator.agenttools.words import explain, misused
 from orchestrator.errors import OrcError
 
 OURS = ("self", "context")  # parameters that no model gives
@@ -68,7 +70,13 @@ class AgentServer(MCPServer[Any]):
         if unknown:
             words = f"{name} has no parameter {', '.join(map(repr, unknown))}. It takes: {', '.join(known) or 'none'}."
             return _result(words, {"error": words}, failed=True)
-        return await super().call_tool(name, arguments, context)
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if not isinstance(error.__cause__, ValidationError):
+                raise
+            words, data = misused(name, error.__cause__)
+            return _result(words, data, failed=True)
 
     async def list_prompts(self) -> list[Prompt]:
         """The service's skills."""

@@ -22,8 +22,16 @@ class Text:
 
 
 def dumps(data: Any) -> str:
-    """JSON as a model reads it: in one line, every character as itself."""
-    return json.dumps(data, ensure_ascii=False, separators=(", ", ": "), default=str)
+    """JSON as a model reads it: in one line, every character as itself but for those that cannot be seen."""
+    text = json.dumps(data, ensure_ascii=False, separators=(", ", ": "), default=str)
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    """A character as JSON text: one that would move a terminal's cursor, or turn or hide text, is written out."""
+    if character.isprintable():
+        return character
+    return json.dumps(character)[1:-1]
 
 
 def fit(data: Mapping[str, Any], how: str, limit: int = LIMIT) -> Json:

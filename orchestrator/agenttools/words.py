@@ -2,10 +2,14 @@
 
 from typing import Any
 
-from orchestrator.agenttools.shortening import LIMIT, cut, dumps, without_nothing
-from orchestrator.client import RequestFailed
-from orchestrator.errors import BadInput, OrcError, ServerUnreachable, UntrustedServer
+from pydantic import ValidationError
 
+from orchestrator.agenttools.shortening import LIMIT, cut, dumps, fit, without_nothing
+from orchestrator.client import RequestFailed
+from orchestrator.errors import AnswerLost, BadInput, OrcError, ServerUnreachable, UntrustedServer
+
+MOST_SHOWN = 50  # differences of a refusal
+MOST_WRONG = 10
 _NEXT = {
     400: "That cannot follow its present status: look at it (run, sweep or plan) before you go on.",
     401: "Ask a person for a token that is valid: ORC_TOKEN_FILE of `orc mcp`, or the Authorization header of /mcp.",
@@ -21,6 +25,10 @@ _NEXT = {
 _SCOPE = "Your token may not do this, and no tool changes that: ask a person to do it, or for a token with that scope."
 _PERSON = "That is for a person to decide: tell them what is said here. There is no tool for it."
 _UNREACHABLE = "A person can start the server: `orc serve`, on the machine where its $ORC_HOME is."
+_LOST = (
+    "It may have been done all the same: look (run, runs, sweeps or plan) before you call again, or call again with "
+    "the idempotency_key of the first call."
+)
 _LISTS = {"run": "runs", "sweep": "sweeps", "plan": "plans", "alert": "alerts"}
 
 
@@ -30,12 +38,22 @@ def explain(error: OrcError) -> tuple[str, dict[str, Any]]:
     said: dict[str, Any] = {"error": cut(words, LIMIT // 2), "next": _next(error)}
     if isinstance(error, RequestFailed):
         said |= {"status": error.status, "plan_id": error.plan_id, "diff": error.diff, "amendment": error.amendment}
-    said = without_nothing(said)
-    lines = [said["error"]]
-    lines += [_difference(item) for item in error.diff[:50]] if isinstance(error, RequestFailed) else []
+    said = fit(without_nothing(said), "orc plan amend shows all of it to a person")
+    lines = [said["error"], said["next"]]
+    lines += [_difference(item) for item in error.diff[:MOST_SHOWN]] if isinstance(error, RequestFailed) else []
     if "amendment" in said:
         lines.append(f"What would allow it: {dumps(said['amendment'])}")
-    return cut("\n".join([*lines, said["next"]]), LIMIT), said
+    return cut("\n".join(lines), LIMIT), said
+
+
+def misused(tool: str, error: ValidationError) -> tuple[str, dict[str, Any]]:
+    """The same for a call whose arguments the tool does not take."""
+    found = error.errors(include_url=False, include_context=False)
+    wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found[:MOST_WRONG]]
+    wrong += [f"… {len(found) - MOST_WRONG} more"] if len(found) > MOST_WRONG else []
+    words = cut(f"{tool} was called with what it does not take:\n" + "\n".join(wrong), LIMIT // 2)
+    said = {"error": words, "next": _NEXT[422]}
+    return f"{words}\n{said['next']}", said
 
 
 def _difference(item: dict[str, Any]) -> str:
@@ -43,6 +61,8 @@ def _difference(item: dict[str, Any]) -> str:
 
 
 def _next(error: OrcError) -> str:
+    if isinstance(error, AnswerLost):
+        return _LOST
     if isinstance(error, ServerUnreachable):
         return _UNREACHABLE
     if isinstance(error, UntrustedServer):

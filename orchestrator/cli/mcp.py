@@ -40,7 +40,12 @@ def mcp(
 
 def configuration() -> dict[str, Any]:
     """How a client starts this: the command by its full path, and where home and token are (never the token itself)."""
+    if os.environ.get("ORC_TOKEN") and not os.environ.get("ORC_TOKEN_FILE"):
+        usage("A configuration holds no token: put it into a file (0600) and name that, ORC_TOKEN_FILE=FILE.")
     command = Path(sys.argv[0]).absolute()
     found: dict[str, Any] = {"command": str(command), "args": ["mcp"]}
     named = {name: os.environ[name] for name in ("ORC_HOME", "ORC_TOKEN_FILE", "ORC_URL") if os.environ.get(name)}
+    for name in ("ORC_HOME", "ORC_TOKEN_FILE"):  # the client starts it wherever it likes
+        if name in named:
+            named[name] = str(Path(named[name]).expanduser().absolute())
     return found | ({"env": named} if named else {})

@@ -39,12 +39,14 @@ class Budget:
 class Bounds:
     """What was approved: the grid, the commands (templates), the terms, the budget.
 
+    ``exact``: commands that were allowed later as they are, whatever braces are in them.
     ``defaults``: what of a run's body the plan says, for what runs leave out. ``also``: values of a term that were
     allowed later (None: without). ``runs``: how many who needs a plan may make where the budget does not say.
     """
 
     grid: dict[str, list[Any]] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
+    exact: list[str] = field(default_factory=list)
     terms: Flat = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     also: dict[str, list[Any]] = field(default_factory=dict)
@@ -157,6 +159,8 @@ def _same(first: Any, second: Any) -> bool:
 
 
 def _recognised(bounds: Bounds, command: str, told: Mapping[str, Any]) -> dict[str, Any] | None:
+    if command in bounds.exact:
+        return {}
     for text in bounds.commands:
         seen = template.recognise(text, bounds.grid, command, told)
         if seen is not None:
@@ -222,6 +226,8 @@ def amendment(found: Iterable[Difference]) -> dict[str, Any]:
     for difference in found:
         part, _, name = difference.field.partition(".")
         if part == "command":
+            _add(body.setdefault("exact_commands", []), difference.asked)
+        elif part == "template":
             _add(body.setdefault("commands", []), difference.asked)
         elif part == "parameters":
             _add(body.setdefault("parameters", {}).setdefault(name, []), difference.asked)
@@ -237,25 +243,31 @@ def _add(values: list[Any], value: Any) -> None:
         values.append(value)
 
 
-def amended(
-    bounds: Bounds,
-    commands: Sequence[str],
-    parameters: Mapping[str, list[Any]],
-    terms: Mapping[str, Any],
-    budget: Mapping[str, Any],
-) -> Bounds:
-    """The bounds with more allowed: other commands, more values, other terms (None: without), another budget."""
+@dataclass(frozen=True)
+class Allowed:
+    """What an amendment adds: templates, commands as they are, values of parameters, terms (None: without)."""
+
+    commands: Sequence[str] = ()
+    exact: Sequence[str] = ()
+    parameters: Mapping[str, list[Any]] = field(default_factory=dict)
+    terms: Mapping[str, Any] = field(default_factory=dict)
+
+
+def amended(bounds: Bounds, allowed: Allowed, budget: Mapping[str, Any]) -> Bounds:
+    """The bounds with more allowed, and another budget."""
     grid = {name: list(values) for name, values in bounds.grid.items()}
-    for name, values in parameters.items():
+    for name, values in allowed.parameters.items():
         before = grid.get(name, [None])  # of a new parameter: runs without it are still within the plan
         grid[name] = before + [value for value in values if not any(_same(planned, value) for planned in before)]
-    more = [command for command in commands if command not in bounds.commands]
+    more = [command for command in allowed.commands if command not in bounds.commands]
+    exact = [command for command in allowed.exact if command not in bounds.exact]
     also = {name: list(values) for name, values in bounds.also.items()}
-    for name, value in terms.items():
+    for name, value in allowed.terms.items():
         if not within(bounds, name, value):
             _add(also.setdefault(name, []), value)
     spending = Budget(**{**asdict(bounds.budget), **budget})
-    return replace(bounds, grid=grid, commands=bounds.commands + more, also=also, budget=spending)
+    commands, exact = bounds.commands + more, bounds.exact + exact
+    return replace(bounds, grid=grid, commands=commands, exact=exact, also=also, budget=spending)
 
 
 def size(bounds: Bounds) -> int:

@@ -17,6 +17,7 @@ from mcp.client.stdio import stdio_client
 
 from orchestrator import agenttools
 from orchestrator.cli.main import main as orc
+from orchestrator.cli.mcp import configuration
 from orchestrator.client import Client as OrcClient
 from tests.support.agents import data, words
 from tests.support.plans import bindable
@@ -97,7 +98,7 @@ def test_a_token_that_needs_a_plan_runs_nothing_without_one(server: RealServer) 
             refused = await client.call_tool("create_run", outside)
             assert f"orc plan amend {plan_id}" in words(refused)
             assert refused.structured_content is not None
-            assert refused.structured_content["amendment"]["commands"] == ["rm -rf /"]
+            assert refused.structured_content["amendment"]["exact_commands"] == ["rm -rf /"]
 
     asyncio.run(main())
 
@@ -257,6 +258,28 @@ def test_a_configuration_is_printed_for_clients(tmp_path: Path) -> None:
             }
         }
     }
+
+
+def test_a_configuration_names_places_that_are_the_same_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("ORC_HOME", "home"), ("ORC_TOKEN_FILE", "agents-token")):
+        monkeypatch.setenv(name, value)
+    found = configuration()["env"]
+    assert found == {"ORC_HOME": str(tmp_path / "home"), "ORC_TOKEN_FILE": str(tmp_path / "agents-token")}
+
+
+def test_a_token_that_is_in_no_file_is_no_configuration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ORC_TOKEN", "an agent's secret")
+    with pytest.raises(SystemExit) as ended:
+        orc(["mcp", "--print-config"])
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert "ORC_TOKEN_FILE" in said.err
+    assert "secret" not in said.out + said.err
 
 
 def test_where_the_sdk_is_missing_the_command_says_so(

@@ -7,6 +7,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from orchestrator.admission import _countable
+from orchestrator.errors import BadInput
+from orchestrator.models import Plan
+from orchestrator.planning.bounds import Bounds, Budget
 from tests.support.plans import bindable
 from tests.support.service import InProcess, Json, in_process
 from tests.support.waiting import wait_until
@@ -418,3 +422,73 @@ def test_how_many_at_once_binds_a_sweep_that_names_no_plan(service: InProcess) -
     saved = agent("POST", "/sweeps", {**wide, "status": "draft"})
     assert saved.status_code == 200, saved.text
     assert diff_of(agent("PUT", f"/sweeps/{saved.json()['id']}", {"status": "running"})) == {"parallel": (1, None)}
+
+
+# -- refusals and what would allow them --------------------------------------------------------------------------------
+
+
+def test_a_refused_command_is_allowed_as_it_is_and_no_other(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved(budget={"runs": 20})
+    asked = "cat /tmp/{lr} ${HOME}"
+    refused = agent("POST", "/runs", run_of(plan, asked))
+    assert refused.json()["amendment"] == {"exact_commands": [asked]}
+    service.post(f"/plans/{plan['id']}/amendments", refused.json()["amendment"])
+    assert agent("POST", "/runs", run_of(plan, asked)).status_code == 200
+    assert agent("POST", "/runs", run_of(plan, "cat /tmp/0.1 ${HOME}")).status_code == 403
+
+
+def test_no_amendment_lets_a_value_be_read_by_the_shell(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved(bindable(values="| lr | 0.1 | |\n| seed | 1 | |", runs=1))
+    path = f"/plans/{plan['id']}/amendments"
+    service.post(path, {"parameters": {"seed": ["$(touch pwned)"]}})  # as data it is harmless
+    assert service.refused("POST", path, {"commands": ['echo "{seed}"']})[0] == 422
+    service.post(path, {"commands": ['echo "{lr}"']})
+    assert service.refused("POST", path, {"parameters": {"lr": ["$(touch pwned)"]}})[0] == 422
+
+
+def test_another_template_is_refused_as_one_and_allowed_as_one(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved()
+    path, wanted = f"/plans/{plan['id']}", {"command": "printf '%s\n' {lr} {seed}"}
+    refused = agent("POST", f"{path}/execute", wanted)
+    assert diff_of(refused) == {"template": ("echo lr={lr} seed={seed}", wanted["command"])}
+    service.post(f"{path}/amendments", refused.json()["amendment"])
+    assert len(agent.execute(plan, **wanted, auto_start=False)) == 4
+
+
+def test_too_much_to_read_is_not_allowed_in_one_step(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved()
+    bulk = {"runs": [run_of(plan, f"true {number}") for number in range(400)]}
+    refused = agent("POST", "/runs/bulk", bulk)
+    assert refused.status_code == 403
+    told = refused.json()
+    assert len(told["diff"]) == 200
+    assert "too much to be allowed in one step" in told["detail"]
+    assert not told["amendment"]
+    assert service.get(f"/plans/{plan['id']}/amendments")["refused"] is None
+
+
+@pytest.mark.parametrize("resources", [{"nodelist": "n[1-4]"}, {"constraint": "a100*4"}, {"nodelist": "n1,n2"}])
+def test_how_many_nodes_are_reserved_must_be_said(resources: Json) -> None:
+    asked: Json = {"resources": {"gpus": 8, "time": "1:00:00", **resources}, "executor": "slurm"}
+    budget = Bounds(budget=Budget(gpu_hours=100.0))
+    plan = Plan(id="p", title="x", goal="y", raw_markdown="")
+    with pytest.raises(BadInput, match=r"resources\.gpus must say"):
+        _countable(plan, budget, asked, 8 * 3600.0)
+    asked["resources"]["nodes"] = 4
+    _countable(plan, budget, asked, 32 * 3600.0)
+
+
+def test_a_look_leaves_no_copy_of_the_code(service: InProcess, agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("pass\n")
+    plan = agent.saved(bindable(more=f'workdir = "{tmp_path}"\nsnapshot = true'))
+    shown = agent("POST", "/runs", run_of(plan, dry_run=True))
+    assert shown.status_code == 200, shown.text
+    assert not list((service.settings.runs_dir / ".code").glob("*"))
+    made = agent("POST", "/runs", run_of(plan)).json()
+    assert made["snapshot"]["digest"]
+
+
+def test_no_sweep_keeps_somebody_elses_draft_from_being_deleted(service: InProcess, agent: Agent) -> None:
+    draft = service.post("/plans", {"title": "x", "goal": "y", "raw_markdown": bindable()})
+    assert agent("POST", "/sweeps/wild", {"name": "s", "plan_id": draft["id"]}).status_code == 403
+    assert service.http.delete(f"/plans/{draft['id']}").status_code == 200

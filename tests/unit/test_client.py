@@ -12,7 +12,7 @@ import pytest
 from orchestrator.cli.following import wait_for
 from orchestrator.client import Client, RequestFailed
 from orchestrator.discovery import start_server
-from orchestrator.errors import ServerUnreachable, Unauthorized, UntrustedServer
+from orchestrator.errors import AnswerLost, ServerUnreachable, Unauthorized, UntrustedServer
 
 
 @pytest.fixture
@@ -94,6 +94,18 @@ def test_a_server_that_goes_away_is_unreachable(answering: Any) -> None:
 
     with answering(gone) as orc, pytest.raises(ServerUnreachable, match="refused"):
         orc.runs()
+
+
+def test_a_change_that_was_sent_and_not_answered_may_have_been_made(answering: Any) -> None:
+    def lost(_: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadTimeout("nothing came")
+
+    with answering(lost) as orc:
+        with pytest.raises(AnswerLost, match="may have carried it out"):
+            orc.create_run("x", "true")
+        with pytest.raises(ServerUnreachable, match="does not answer") as caught:
+            orc.runs()
+    assert not isinstance(caught.value, AnswerLost)
 
 
 def test_a_stream_that_is_refused_is_told(answering: Any) -> None:

@@ -308,10 +308,34 @@ def test_a_refusal_says_what_would_allow_it_and_who_may() -> None:
     assert result.is_error
     assert words(result).splitlines() == [
         "The plan does not allow it.",
-        "- resources.gpus: the plan says 1, asked was 8",
-        'What would allow it: {"terms": {"resources.gpus": 8}}',
         "Ask for what the plan allows, or tell a person, who can allow it: `orc plan amend p1`. "
         "There is no tool for that.",
+        "- resources.gpus: the plan says 1, asked was 8",
+        'What would allow it: {"terms": {"resources.gpus": 8}}',
     ]
     assert result.structured_content is not None
     assert result.structured_content["amendment"] == refusal["amendment"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "field"),
+    [
+        ("runs", {"status": "failed"}, "status: Input should be a valid list"),
+        ("create_run", {"run": {"name": "x"}}, "run.command: Field required"),
+        ("wait", {"run_ids": ["x y"]}, "run_ids.0: "),
+        ("report", {}, "plan_id: Field required"),
+    ],
+)
+def test_a_wrong_argument_is_named_and_what_to_do(tool: str, arguments: dict[str, Any], field: str) -> None:
+    result = call(StubCaller({}), tool, **arguments)
+    assert result.is_error
+    assert field in words(result)
+    assert "call again" in words(result)
+    assert "pydantic" not in words(result)
+    assert field in (result.structured_content or {})["error"]
+
+
+def test_a_plans_goal_is_not_passed_over() -> None:
+    result = call(StubCaller({}), "save_plan", plan_id="p1", raw_markdown="x", goal="another")
+    assert result.is_error
+    assert "goal stays what it was" in words(result)

@@ -71,7 +71,7 @@ def test_what_changes_something_says_so() -> None:
         *("create_sweep", "create_run", "create_runs", "stop", "respond"),
     }
     destructive = {tool.name for tool in TOOLS if tool.annotations is not None and tool.annotations.destructive_hint}
-    assert destructive == {"save_plan", "stop"}
+    assert destructive == {"save_plan", "complete_plan", "stop", "respond"}
 
 
 def test_all_of_it_together_is_bearable() -> None:

@@ -1,5 +1,6 @@
 """Answers are short, and say what they leave out."""
 
+import json
 from typing import Any
 
 import pytest
@@ -93,3 +94,11 @@ def test_a_series_of_nothing_but_nan_is_shown() -> None:
 
 def test_nothing_is_not_shown() -> None:
     assert without_nothing({"a": None, "b": "", "c": [], "d": {}, "e": 0, "f": False}) == {"e": 0, "f": False}
+
+
+def test_what_would_turn_or_hide_text_is_written_out_and_is_still_the_same_json() -> None:
+    name = "a\u202eb\x1b[2J\x9bc\u200b 終わり é"
+    shown = dumps({"name": name})
+    assert shown.isprintable()
+    assert "終わり é" in shown
+    assert json.loads(shown) == {"name": name}

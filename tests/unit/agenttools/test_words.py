@@ -1,11 +1,12 @@
 """A failure says what the service said, and what to do next."""
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
-from orchestrator.agenttools.shortening import LIMIT
-from orchestrator.agenttools.words import explain
+from orchestrator.agenttools.shortening import LIMIT, dumps
+from orchestrator.agenttools.words import explain, misused
 from orchestrator.client import RequestFailed
-from orchestrator.errors import BadInput, OrcError, ServerUnreachable, Unauthorized, UntrustedServer
+from orchestrator.errors import AnswerLost, BadInput, OrcError, ServerUnreachable, Unauthorized, UntrustedServer
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ from orchestrator.errors import BadInput, OrcError, ServerUnreachable, Unauthori
         (RequestFailed(507, "full"), "full", "disk"),
         (RequestFailed(418, "teapot"), "teapot", "Tell a person"),
         (ServerUnreachable("No server runs."), "No server runs.", "orc serve"),
+        (AnswerLost("No answer."), "No answer.", "idempotency_key"),
         (UntrustedServer("Another's."), "Another's.", "worked around"),
     ],
 )
@@ -47,7 +49,32 @@ def test_what_was_said_and_what_to_do(error: OrcError, said: str, follows: str) 
 
 def test_a_failure_is_short_however_long_its_words() -> None:
     diff = [{"field": f"env.{number}", "plan": None, "asked": "x" * 1000} for number in range(1000)]
-    words, _ = explain(
+    words, data = explain(
         RequestFailed(403, "y" * 100_000, {"plan_id": "p", "diff": diff, "amendment": {"a": "z" * 10_000}})
     )
     assert len(words) < LIMIT + 100
+    assert "orc plan amend p" in words
+    assert len(dumps(data)) <= LIMIT
+
+
+class Asked(BaseModel):
+    status: list[str]
+    limit: int
+
+
+def test_arguments_that_a_tool_does_not_take_are_named_without_the_validators_own_words() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Asked.model_validate({"status": "failed", "limit": "x"})
+    words, data = misused("runs", caught.value)
+    assert "status: Input should be a valid list" in words
+    assert "limit: Input should be a valid integer" in words
+    assert "pydantic" not in words
+    assert data["next"] in words
+
+
+def test_however_many_arguments_are_wrong_the_words_are_few() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Asked.model_validate({"status": [0] * 300, "limit": 1})
+    words, _ = misused("runs", caught.value)
+    assert "290 more" in words
+    assert len(words) < 2000
