@@ -32,9 +32,16 @@ async def _actor(request: Request) -> Actor:
     return identity.actor
 
 
+async def _going_on(request: Request) -> Callable[[], bool]:
+    """For what lasts: whether the server goes on, and the token is still good."""
+    commits, still_good = request.app.state.commits, request.state.still_good
+    return lambda: not commits.closing and still_good()
+
+
 Sys = Annotated[System, Depends(_system)]
 Whose = Annotated[Identity, Depends(_identity)]
 Who = Annotated[Actor, Depends(_actor)]
+GoingOn = Annotated[Callable[[], bool], Depends(_going_on)]
 Limit = Annotated[int, Query(ge=1, le=10_000, description="At most so many.")]
 Before = Annotated[int | None, Query(ge=1, le=2**62, description="The cursor of the next page, from the Link header.")]
 

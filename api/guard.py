@@ -1,6 +1,7 @@
 """What every request passes first: the Host header, the token, the body's size; and what every answer carries."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -64,7 +65,9 @@ class Guard:
         bearer = headers.get("authorization", "")
         token = headers.get("x-auth-token") or (bearer[7:].strip() if bearer.lower().startswith("bearer ") else None)
         try:
-            scope.setdefault("state", {})["identity"] = system.access.identify(token)
+            state = scope.setdefault("state", {})
+            state["identity"] = system.access.identify(token)
+            state["still_good"] = partial(system.access.knows, token)
         except Unauthorized as error:
             return JSONResponse({"detail": error.message}, 401, {"WWW-Authenticate": "Bearer"})
         return None

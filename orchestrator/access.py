@@ -94,6 +94,14 @@ class Access:
             )
         return found
 
+    def knows(self, token: str | None) -> bool:
+        """Whether it is (still) a token that is good: a stream outlives the look at its beginning."""
+        try:
+            self.identify(token)
+        except Unauthorized:
+            return False
+        return True
+
 
 def digest(token: str) -> str:
     """What is kept of a token."""

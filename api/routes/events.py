@@ -8,13 +8,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from api.answers import Json, dumps
-from api.deps import Limit, Sys
+from api.deps import GoingOn, Limit, Sys
 from orchestrator import events, runs
 from orchestrator.wiring import System
 
 router = APIRouter(tags=["events"])
 PAGE = 500
-LONGEST_WAIT = 15.0
+LONGEST_WAIT = 5.0  # seconds, so long may a stream outlive its token
 
 
 @router.get("/runs/{run_id}/events")
@@ -36,6 +36,7 @@ def latest(system: Sys, limit: Limit = 100) -> Json:
 async def stream(
     request: Request,
     system: Sys,
+    going_on: GoingOn,
     after: Annotated[int | None, Query(ge=0, le=2**62, description="Begin after this one (without: now).")] = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> AsyncIterator[ServerSentEvent]:
@@ -45,7 +46,7 @@ async def stream(
     position = resume if resume is not None else await run_in_threadpool(_last, system)
     commits = request.app.state.commits
     yield ServerSentEvent(comment="the journal follows")
-    while not commits.closing:
+    while going_on():
         mark = commits.mark()
         found = await run_in_threadpool(_after, system, position)
         for event in found:

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.responses import FileResponse
 
 from api.answers import Json, dumps
-from api.deps import OnceOnly, Sys
+from api.deps import GoingOn, OnceOnly, Sys
 from orchestrator import metrics, outputs, runs
 from orchestrator.models import Run
 from orchestrator.rundir import RunDir
@@ -56,11 +56,11 @@ def logs(
 
 @router.get("/runs/{run_id}/logs/stream", response_class=EventSourceResponse)
 async def log_stream(
-    request: Request, system: Sys, run_id: str, run: Annotated[Run, Depends(_known_run)]
+    system: Sys, going_on: GoingOn, run_id: str, run: Annotated[Run, Depends(_known_run)]
 ) -> AsyncIterator[ServerSentEvent]:
     """The output as it grows: ``initial`` (its last MiB), ``delta``, ``done`` with the status."""
     attempt, position, word = run.attempt, -FIRST_BYTES, "initial"
-    while not request.app.state.commits.closing:
+    while going_on():
         run = await run_in_threadpool(_run, system, run_id)
         over = RunStatus(run.status).terminal
         if run.attempt != attempt:

@@ -12,7 +12,7 @@ from api.answers import Json
 from api.deps import Sys
 from api.scopes import needs
 from orchestrator import runs
-from orchestrator.errors import NotFound
+from orchestrator.errors import NotFound, Unauthorized
 from orchestrator.shapes import RunsWait
 from orchestrator.wiring import System
 
@@ -44,6 +44,8 @@ async def _answer(request: Request, system: System, body: RunsWait) -> Json:
     deadline = time.monotonic() + body.timeout
     commits = request.app.state.commits
     while True:
+        if not request.state.still_good():
+            raise Unauthorized("The token was revoked, or has expired, while this was waited for.")
         mark = commits.mark()
         waiting = await run_in_threadpool(_waiting, system, ids)
         over = not waiting if body.until == "all" else len(waiting) < len(ids)
