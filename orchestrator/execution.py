@@ -34,12 +34,10 @@ def draft(checks: RunChecks, plan: Plan, body: PlanExecute, limit: int) -> Execu
     doubly = quoted_twice(terms.command, grid)
     if doubly:
         raise BadInput("command", f"Write {{{doubly[0]}}} without quotes: its values get their own, and two are none.")
-    given: dict[str, Any] = {
-        name: getattr(terms, name) for name in terms.model_fields_set if name in RunTerms.model_fields
-    }
+    given = terms.model_dump(mode="json", exclude_unset=True, include=set(RunTerms.model_fields))
     sweep = SweepCreate.model_validate(
         {
-            **{name: _plain(value) for name, value in given.items()},
+            **given,
             "name": plan.title,
             "goal": plan.goal,
             "base_command": terms.command,
@@ -71,10 +69,6 @@ def _asked(plan: Plan, body: PlanExecute) -> PlanTerms:
     if block is not None:
         said |= {"command": block.command, "parallel": block.parallel}
     return completed(body, {name: value for name, value in said.items() if value is not None})
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(exclude_unset=True, mode="json") if hasattr(value, "model_dump") else value
 
 
 def execute(session: Session, checks: RunChecks, plan_id: str, made: Execution, identity: Identity) -> Plan:
