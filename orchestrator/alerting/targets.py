@@ -5,6 +5,7 @@ import hmac
 import importlib
 import importlib.util
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ def targets_of(settings: Settings) -> dict[str, Target]:
 
     Raises BadInput for an address that is none.
     """
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request, with the address
     found: dict[str, Target] = {}
     for number, url in enumerate(settings.notify_webhooks):
         if not _is_web(url):

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -242,6 +243,17 @@ def test_no_secret_is_stored_or_shown(database: Database, tmp_path: Path) -> Non
     assert secret not in repr(shown)
     assert shown["setting notify_webhooks"].startswith("*** (1)")
     assert shown["setting notify_secret"].startswith("***")
+
+
+def test_an_address_is_not_logged_when_a_message_is_taken(
+    database: Database, hook: Hook, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("httpx2"), "level", logging.NOTSET)
+    with caplog.at_level(logging.INFO), courier(database, webhooks(hook.url("/T0pSecret"))):
+        warn(database)
+        settled(database)
+    assert hook.taken
+    assert "T0pSecret" not in caplog.text
 
 
 @pytest.mark.parametrize("url", ["example.org/T0pSecret", "ftp://x/T0pSecret", "http:///T0pSecret", "T0pSecret"])
