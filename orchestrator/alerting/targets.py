@@ -7,8 +7,10 @@ import importlib.util
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 import httpx2
@@ -22,11 +24,15 @@ LATER = frozenset({408, 429})
 
 
 class NotTaken(OrcError):
-    """A target has not taken a message. ``final``: nor will it ever. Tells nothing of the target's address."""
+    """A target has not taken a message. ``final``: nor will it ever; ``after``: it may, so many seconds later.
 
-    def __init__(self, message: str, *, final: bool = False) -> None:
+    Tells nothing of the target's address.
+    """
+
+    def __init__(self, message: str, *, final: bool = False, after: float | None = None) -> None:
         super().__init__(message)
         self.final = final
+        self.after = after
 
 
 class Target(Protocol):
@@ -91,11 +97,24 @@ class Webhook:
                 httpx2.Client(timeout=TIMEOUT, follow_redirects=False) as http,
                 http.stream("POST", self.url, content=body, headers=headers) as answer,
             ):
-                status = answer.status_code
+                status, later = answer.status_code, answer.headers.get("Retry-After")
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             raise NotTaken(_words(error)) from error
         if not 200 <= status < 300:
-            raise NotTaken(f"HTTP {status}.", final=400 <= status < 500 and status not in LATER)
+            final = 400 <= status < 500 and status not in LATER
+            raise NotTaken(f"HTTP {status}.", final=final, after=retry_after(later, time.time()))
+
+
+def retry_after(header: str | None, now: float) -> float | None:
+    """After how many seconds the target wants to be asked again: Retry-After has seconds or a date."""
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _words(error: BaseException) -> str:

@@ -44,15 +44,14 @@ def upgrade() -> None:
         sa.Column("payload", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("next_at", sa.Float(), nullable=True),
-        sa.Column("delivered_at", sa.Float(), nullable=True),
+        sa.Column("next_at", sa.Float(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("seq"),
     )
     with op.batch_alter_table("outbox", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_outbox_id"), ["id"], unique=True)
         batch_op.create_index(batch_op.f("ix_outbox_alert_id"), ["alert_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_outbox_next_at"), ["next_at"], unique=False)
+        batch_op.create_index("ix_outbox_due", ["channel", "next_at"], unique=False)
 
 
 def downgrade() -> None:
