@@ -7,9 +7,11 @@ import importlib.util
 import json
 import logging
 import os
+import socket
+import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
@@ -83,8 +85,8 @@ def signature(secret: str, body: bytes) -> str:
 class Webhook:
     """A URL that takes JSON by POST."""
 
-    url: str
-    secret: str = ""
+    url: str = field(repr=False)
+    secret: str = field(default="", repr=False)
 
     def send(self, payload: Mapping[str, Any]) -> None:
         """2xx is taken; any other 4xx than "later" is a refusal for good; a redirect is not followed."""
@@ -117,10 +119,20 @@ def retry_after(header: str | None, now: float) -> float | None:
         return None
 
 
+# Their numbers are not errno's, though they are OSErrors.
+_FIXED: tuple[tuple[type[OSError], str], ...] = (
+    (ssl.SSLCertVerificationError, "Its TLS certificate cannot be trusted."),
+    (ssl.SSLError, "TLS could not be agreed on."),
+    (socket.gaierror, "The name of its host cannot be resolved."),
+)
+
+
 def _words(error: BaseException) -> str:
     """What went wrong, without the address: an exception's own words may hold it."""
     cause: BaseException | None = error
     while cause is not None:
+        if words := next((words for kind, words in _FIXED if isinstance(cause, kind)), None):
+            return words
         if isinstance(cause, OSError) and cause.errno is not None:
             return f"{type(error).__name__}: {os.strerror(cause.errno)}."
         cause = cause.__cause__ or cause.__context__
@@ -131,7 +143,7 @@ def _words(error: BaseException) -> str:
 class Apprise:
     """A URL of apprise's (mail, Slack, ntfy, …). It is loaded when the first message goes out."""
 
-    url: str
+    url: str = field(repr=False)
 
     def send(self, payload: Mapping[str, Any]) -> None:
         """Apprise says only whether it worked."""
@@ -145,7 +157,9 @@ class Apprise:
         choices = ", ".join(alert["choices"])
         body = f"{alert['message']}\n\nChoices: {choices}\norc alert respond {alert['id']} CHOICE"
         kinds = {"info": "info", "warning": "warning", "critical": "failure"}
-        if not made.notify(body=body, title=title, notify_type=kinds[alert["severity"]]):
+        # Without the format it would be taken for whatever the target shows: for HTML, in a mail.
+        how = {"notify_type": kinds[alert["severity"]], "body_format": "text"}
+        if not made.notify(body=body, title=title, **how):
             raise NotTaken("apprise could not send it.")
 
 
