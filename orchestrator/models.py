@@ -270,6 +270,15 @@ class AlertRun(SQLModel, table=True):
     run_id: str
 
 
+class WatchedUntil(SQLModel, table=True):
+    """Up to which event failures have been looked for: one row."""
+
+    __tablename__ = "watched_until"
+
+    id: int = Field(default=1, primary_key=True)
+    event_id: int = Field(default=0, sa_column=Column(BigId, nullable=False))
+
+
 class OutboxMessage(SQLModel, table=True):
     """Word of an alert, for one target: a row while it waits. ``next_at``: when it is tried (again).
 
