@@ -81,8 +81,7 @@ class Door:
 def _server(app: ASGIApp) -> "AgentServer":
     from orchestrator.agenttools.server import AgentServer  # half a second, for those alone who use it
 
-    for name in ("mcp", "httpx2"):  # they tell of every request
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mcp").setLevel(logging.WARNING)  # it tells of every request
     return AgentServer(InProcess(app))
 
 

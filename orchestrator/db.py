@@ -28,6 +28,7 @@ T = TypeVar("T")
 Write = Callable[[Session], T]
 Item = tuple[Write[Any], "Future[Any]"]
 BATCH = 500
+STANDSTILL = 30.0  # seconds; not more than a server's lease lasts, which a transaction locks (serverlease.py)
 
 
 class Database:
@@ -48,7 +49,10 @@ class Database:
     def _engine(self, *, readonly: bool) -> Engine:
         if not self.is_sqlite:
             url = self.url.set(drivername="postgresql+psycopg") if self.url.drivername == "postgresql" else self.url
-            return create_engine(url, pool_pre_ping=True, pool_size=1 if not readonly else 10)
+            engine = create_engine(url, pool_pre_ping=True, pool_size=1 if not readonly else 10)
+            if not readonly:
+                _end_what_stands_still(engine)
+            return engine
         connect_args = {"check_same_thread": False, "timeout": 30}
         if readonly:
             engine = create_engine(self.url, connect_args=connect_args, pool_size=16, max_overflow=48)
@@ -160,13 +164,18 @@ class Writer:
                 try:
                     with session.begin_nested():  # what is wrong may show only as it ends, when it is flushed
                         result = function(session)
-                except OperationalError:
-                    raise
                 except Exception as error:
+                    if _breaks_all(error):
+                        raise
                     outcomes.append((None, storage_error(error)))
                 else:
                     outcomes.append((result, None))
         return outcomes
+
+
+def _breaks_all(error: Exception) -> bool:
+    """Whether the whole transaction is lost, not only what one of its functions wrote."""
+    return isinstance(error, DBAPIError) and (isinstance(error, OperationalError) or error.connection_invalidated)
 
 
 def storage_error(error: Exception) -> Exception:
@@ -209,6 +218,16 @@ def _sqlite_pragmas(engine: Engine, *, readonly: bool, wal: bool) -> None:
     @event.listens_for(engine, "begin")
     def on_begin(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+
+
+def _end_what_stands_still(engine: Engine) -> None:
+    """PostgreSQL ends a transaction whose process does nothing more: it was stopped, or its machine is gone."""
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET idle_in_transaction_session_timeout = {STANDSTILL * 1000:.0f}")
+        connection.commit()
 
 
 def _retry_locked(action: Callable[[], object], seconds: float = 30.0) -> None:

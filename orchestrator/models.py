@@ -271,13 +271,23 @@ class AlertRun(SQLModel, table=True):
     run_id: str
 
 
+class WatchedUntil(SQLModel, table=True):
+    """Up to which event failures have been looked for: one row."""
+
+    __tablename__ = "watched_until"
+
+    id: int = Field(default=1, primary_key=True)
+    event_id: int = Field(default=0, sa_column=Column(BigId, nullable=False))
+
+
 class OutboxMessage(SQLModel, table=True):
-    """Word of an alert, for one target. ``next_at``: when it is tried (again), None: no more.
+    """Word of an alert, for one target: a row while it waits. ``next_at``: when it is tried (again).
 
     ``channel`` names the target without telling its address, which may hold a secret.
     """
 
     __tablename__ = "outbox"
+    __table_args__ = (Index("ix_outbox_due", "channel", "next_at"),)
 
     seq: int | None = Field(default=None, sa_column=Column(BigId, primary_key=True, autoincrement=True))
     id: str = Field(unique=True, index=True)
@@ -286,8 +296,7 @@ class OutboxMessage(SQLModel, table=True):
     payload: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     created_at: float = 0.0
     attempts: int = 0
-    next_at: float | None = Field(default=None, index=True)
-    delivered_at: float | None = None
+    next_at: float = 0.0
     error: str | None = Field(default=None, sa_column=Column(Text))
 
 

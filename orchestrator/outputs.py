@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import NotFound
+from orchestrator.rundir import open_regular
 
 MAX_PAGE = 100 * 1024
 
@@ -34,7 +35,7 @@ def log_page(path: Path, offset: int, limit: int, *, growing: bool = False) -> L
     """
     limit = max(1, min(limit, MAX_PAGE))
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return LogPage("", 0, 0, False, False, 0)
     with file:

@@ -3,14 +3,16 @@
 The protocol is docs/run-directory.md; ``job.py`` is its other side.
 """
 
+import errno
 import json
 import os
 import shutil
+import stat
 import time
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from orchestrator.data import shipped
 from orchestrator.environments.activation import REFUSED
@@ -188,12 +190,22 @@ class AttemptDir:
     def log_tail(self, size: int) -> str:
         """The last ``size`` bytes of the log as text."""
         try:
-            with self.log.open("rb") as file:
+            with open_regular(self.log) as file:
                 file.seek(0, os.SEEK_END)
                 file.seek(max(0, file.tell() - size))
                 return file.read().decode("utf-8", "replace")
         except FileNotFoundError:
             return ""
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file that a run has written, for reading. It may have put something else there, a FIFO say, at which reading
+    would never end. Raises OSError for that."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "It is no regular file", str(path))
+    return os.fdopen(fd, "rb")
 
 
 def _link(path: Path, text: str) -> bool:

@@ -57,7 +57,8 @@ class Holding:
         self._db.writer.fence = None
 
     def _take(self, session: Session, process: ProcessId) -> None:
-        found = session.get(ServerLease, 1)
+        """Makes the lease ours. A transaction of its holder's is waited for; one that stands still is ended."""
+        found = session.get(ServerLease, 1, with_for_update=True)
         if found is not None and _alive(found):
             raise ServerRunning(
                 f"Another server serves this database: process {found.pid} on {found.host}"
@@ -77,8 +78,12 @@ class Holding:
         session.add(row)
 
     def _fence(self, session: Session) -> None:
-        """Runs first in every transaction: a server that was thought dead must not write any more."""
-        found = session.get(ServerLease, 1)
+        """Runs first in every transaction: a server that was thought dead must not write any more.
+
+        The row is locked until the transaction's end, so that who takes over waits for that. SQLite needs no lock: one
+        transaction writes at a time.
+        """
+        found = session.get(ServerLease, 1, with_for_update={"read": True})
         if found is None or found.token != self._token:
             self._stop.set()
             who = f"process {found.pid} on {found.host}" if found else "nobody"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from orchestrator import home as home_files
 from orchestrator import tokens
 from orchestrator.access import Access
-from orchestrator.alerting.courier import Courier
+from orchestrator.alerting.courier import Couriers
 from orchestrator.alerting.outbox import Recipients
 from orchestrator.alerting.rules import Thresholds
 from orchestrator.alerting.targets import targets_of
@@ -67,18 +67,18 @@ class System:
     pyslurm: PyslurmReads
     explainer: Explainer
     alertwatch: AlertWatch
-    courier: Courier
+    couriers: Couriers
 
     def start(self) -> None:
         """Begins the loop, and what looks for alerts and tells of them."""
         self.reconciler.start()
         self.alertwatch.start()
-        self.courier.start()
+        self.couriers.start()
 
     def close(self) -> None:
         """Ends the loop, lets the database go. Runs go on."""
         self.alertwatch.close()
-        self.courier.close()
+        self.couriers.close()
         self.reconciler.close()
         self.watch.close()
         self.reader.close()
@@ -147,10 +147,10 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
     alertwatch = AlertWatch(
         db, settings.runs_dir, thresholds, explainer, lambda: slurm.shown, reader, settings.alert_look_seconds
     )
-    courier = Courier(db, targets)
+    couriers = Couriers(db, targets)
     db.writer.info[Recipients] = Recipients(tuple(targets), settings.notify_severity, host_name())
     db.writer.on_commit(wake)
-    db.writer.on_commit(courier.wake)
+    db.writer.on_commit(couriers.wake)
     return System(
         settings,
         db,
@@ -169,7 +169,7 @@ def build(settings: Settings, on_lost: Callable[[str], None] = lambda _: None) -
         pyslurm,
         explainer,
         alertwatch,
-        courier,
+        couriers,
     )
 
 

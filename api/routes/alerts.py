@@ -40,7 +40,7 @@ def listing(
 
 
 @router.post("/alerts/{alert_id}/respond")
-def respond(system: Sys, identity: Whose, alert_id: str, body: AlertResponse) -> Json:
+def respond(system: Sys, identity: Whose, alert_id: str, body: AlertResponse, once: OnceOnly) -> Json:
     """Records the choice, once. Where a rule of the service made the alert, "stop" and "rerun" are carried out."""
     with system.db.read() as session:
         again, terms = choices.to_repeat(session, alert_id, body.choice)
@@ -48,6 +48,6 @@ def respond(system: Sys, identity: Whose, alert_id: str, body: AlertResponse) ->
 
     def write(session: Session) -> dict[str, Any]:
         found = choices.respond(session, system.checks, alert_id, body.choice, drafts, identity)
-        return alerts.shown(session, [found])[0]
+        return {"message": "Response recorded", **alerts.shown(session, [found])[0]}
 
-    return Json({"message": "Response recorded", **system.db.write(write)})
+    return once(write)

@@ -24,7 +24,7 @@ HIDDEN = {"seq", "key", "topic"}
 def shown(session: Session, found: Sequence[Alert]) -> list[dict[str, Any]]:
     """Alerts as the wire shows them. ``run_ids``: of one about several runs all of them."""
     joined: dict[str, list[str]] = {}
-    for part in _parts([alert.id for alert in found if alert.topic is not None]):
+    for part in parts([alert.id for alert in found if alert.topic is not None]):
         for row in session.exec(select(AlertRun).where(col(AlertRun.alert_id).in_(part))):
             joined.setdefault(row.alert_id, []).append(row.run_id)
     return [_public(alert, joined.get(alert.id)) for alert in found]
@@ -121,15 +121,35 @@ def _join(session: Session, alert: Alert, items: Sequence[Raised]) -> None:
 def known(session: Session, keys: Sequence[str]) -> set[str]:
     """Those of these conditions that have had their alert."""
     found: set[str] = set()
-    for part in _parts(keys):
+    for part in parts(keys):
         found |= {str(key) for key in session.exec(select(Alert.key).where(col(Alert.key).in_(part)))}
         found |= set(session.exec(select(AlertRun.key).where(col(AlertRun.key).in_(part))))
     return found
 
 
+def untold(session: Session, rule: str, found: Iterable[Any]) -> list[Any]:
+    """Of these runs those that have not had their alert."""
+    keys = {rules.key(rule, seen_of(run)): run for run in found}
+    told = known(session, list(keys))
+    return [run for key, run in keys.items() if key not in told]
+
+
+def retire(session: Session, keys: Iterable[str]) -> None:
+    """These conditions hold no more: another time is another condition, and what waits for an answer has lost it."""
+    for part in parts(sorted(keys)):
+        rows: list[Alert | AlertRun] = [
+            *session.exec(select(Alert).where(col(Alert.key).in_(part))),
+            *session.exec(select(AlertRun).where(col(AlertRun.key).in_(part))),
+        ]
+        for row in rows:
+            row.key = f"{row.key}:over:{ids.run_id()}"
+            session.add(row)
+    session.flush()
+
+
 def seen_of(run: Any) -> Seen:
     """A run as the rules look at it: from its row, or from one with these columns."""
-    names = ("id", "name", "attempt", "reason", "error", "sweep_id", "started_at", "resources")
+    names = ("id", "name", "attempt", "reason", "error", "sweep_id", "plan_id", "started_at", "resources")
     return Seen(**{name: getattr(run, name) for name in names}, ended=len(getattr(run, "history", ())))
 
 
@@ -141,14 +161,14 @@ def standing(session: Session, alert: Alert) -> list[Run]:
 def _standing(session: Session, found: Sequence[Alert]) -> dict[str, list[Run]]:
     """The same for several alerts, by their ids."""
     conditions: dict[str, dict[str, str | None]] = {alert.id: {} for alert in found}
-    for part in _parts([alert.id for alert in found if alert.topic is not None]):
+    for part in parts([alert.id for alert in found if alert.topic is not None]):
         for row in session.exec(select(AlertRun).where(col(AlertRun.alert_id).in_(part))):
             conditions[row.alert_id][row.run_id] = row.key
     for alert in found:
         if not conditions[alert.id] and alert.run_id is not None:
             conditions[alert.id] = {alert.run_id: alert.key}
     rows: dict[str, Run] = {}
-    for part in _parts(sorted({run_id for keys in conditions.values() for run_id in keys})):
+    for part in parts(sorted({run_id for keys in conditions.values() for run_id in keys})):
         rows |= {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(part)))}
     return {
         alert.id: [rows[run_id] for run_id, key in conditions[alert.id].items() if _stands(alert, rows[run_id], key)]
@@ -164,7 +184,7 @@ def _stands(alert: Alert, run: Run, key: str | None) -> bool:
 _STANDING = {"failed": RunStatus.FAILED, "pending": RunStatus.QUEUED}
 
 
-def _parts(items: Sequence[str]) -> Iterator[Sequence[str]]:
+def parts(items: Sequence[str]) -> Iterator[Sequence[str]]:
     """A few hundred for each query."""
     for start in range(0, len(items), AT_ONCE):
         yield items[start : start + AT_ONCE]

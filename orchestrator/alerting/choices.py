@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from pydantic import ValidationError
 from sqlmodel import Session, col, select
 
 from orchestrator import runs
@@ -18,16 +19,16 @@ from orchestrator.shapes import RunRerun
 LEFT = 'The alert still waits; "ignore" ends it.'
 
 
-def to_repeat(session: Session, alert_id: str, choice: str) -> tuple[list[Run], RunRerun]:
+def to_repeat(session: Session, alert_id: str, choice: str) -> tuple[list[Run], dict[str, Any]]:
     """The runs that the choice runs again, and with what: none where it does something else."""
     alert = alerts.get(session, alert_id)
-    body = RunRerun.model_validate((alert.proposal or AGAIN) | {"origin_alert_id": alert.id})
+    body = (alert.proposal or AGAIN) | {"origin_alert_id": alert.id}
     if not alert.rule or choice != RERUN or choice not in alert.choices or alert.status != "pending":
         return [], body
     return _not_repeated(session, alerts.standing(session, alert)), body
 
 
-def drafts(checks: RunChecks, found: list[Run], body: RunRerun) -> dict[str, Draft]:
+def drafts(checks: RunChecks, found: list[Run], body: dict[str, Any]) -> dict[str, Draft]:
     """The new runs by the ids of those ``to_repeat``: checked outside the writer, and without a session.
 
     Raises Conflict for one that cannot be made any more.
@@ -35,11 +36,19 @@ def drafts(checks: RunChecks, found: list[Run], body: RunRerun) -> dict[str, Dra
     return {run.id: _draft(checks, run, body) for run in found}
 
 
-def _draft(checks: RunChecks, run: Run, body: RunRerun) -> Draft:
+def _draft(checks: RunChecks, run: Run, body: dict[str, Any]) -> Draft:
+    """A proposal was right when it was stored, and may be so no more: by another version, or on another machine."""
     try:
-        return runs.rerun_draft(checks, run, body)
+        return runs.rerun_draft(checks, run, RunRerun.model_validate(body))
     except BadInput as error:
-        raise Conflict(f"Run {run.id} cannot be run again: {error.field}: {error.message} {LEFT}") from error
+        raise _impossible(f"Run {run.id}", error.field, error.message) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _impossible(f"Run {run.id}", ".".join(map(str, first["loc"])), first["msg"]) from error
+
+
+def _impossible(what: str, field: str, words: str) -> Conflict:
+    return Conflict(f"{what} cannot be run again: {field}: {words} {LEFT}")
 
 
 def _not_repeated(session: Session, found: list[Run]) -> list[Run]:
@@ -100,5 +109,8 @@ def _again(
         raise Conflict(f"What the alert tells of has been run again already. {LEFT}")
     if not {run.id for run in wanted} <= made.keys():
         raise Conflict("The alert has come to tell of more runs just now: look at it, then answer again.")
-    new = [runs.create(session, checks, made[run.id], identity).id for run in wanted]
+    try:  # all together: a refusal tells all that its plan does not allow
+        new = [run.id for run in runs.create_many(session, checks, (made[run.id] for run in wanted), identity)]
+    except BadInput as error:
+        raise _impossible(", ".join(run.id for run in wanted[:5]), error.field, error.message) from error
     return {"run_id": new[0]} if len(found) == 1 else {"run_id": new[0], "run_ids": new}

@@ -1,16 +1,16 @@
 """Brings word of alerts to where it is wanted: at least once, each message under an id that stays the same.
 
-A thread, woken by commits. While a message is on its way no session is open, and it has a thread of its own: a target
-that hangs holds up neither the server's end nor, for longer than a deadline, the other targets.
+Each channel has a courier of its own, a thread that is woken by commits: a target that is slow, hangs or refuses keeps
+word from no other. While a message is on its way no session is open.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from orchestrator.alerting import outbox
+from orchestrator.alerting.sending import Gone, Sending
 from orchestrator.alerting.targets import NotTaken, Target
 from orchestrator.db import Database
 from orchestrator.errors import OrcError
@@ -20,118 +20,150 @@ log = logging.getLogger(__name__)
 DEADLINE = 20.0  # seconds for one message, whatever the target does
 RETRY = 10.0
 SHORTEST, LONGEST = 1.0, 3600.0  # between two looks into the outbox that nothing wakes
+ENDS_WITHIN = 5.0  # seconds that the server's end waits for a courier whose database gives no answer
+
+
+class Couriers:
+    """A courier for each target that is configured, and for each that a message still waits for."""
+
+    def __init__(self, db: Database, targets: Mapping[str, Target], deadline: float = DEADLINE) -> None:
+        with db.read() as session:
+            channels = dict.fromkeys([*targets, *outbox.channels(session)])
+        self._couriers = [Courier(db, name, targets.get(name, Gone()), deadline) for name in channels]
+
+    def start(self) -> None:
+        """Sends in threads, until ``close``."""
+        for courier in self._couriers:
+            courier.start()
+
+    def wake(self) -> None:
+        """Something was committed: there may be a message."""
+        for courier in self._couriers:
+            courier.wake()
+
+    def close(self) -> None:
+        """Ends the threads. A message that is on its way is sent again by the next server, unless it was taken."""
+        for courier in self._couriers:
+            courier.end()
+        for courier in self._couriers:
+            courier.join()
+
+    def once(self) -> None:
+        """Sends what is due, to all at the same time, for who has no loop."""
+        threads = [threading.Thread(target=courier.pass_once, daemon=True) for courier in self._couriers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
 
 class Courier:
-    """Sends what the outbox holds."""
+    """Sends what the outbox holds for one channel."""
 
-    def __init__(self, db: Database, targets: Mapping[str, Target], deadline: float = DEADLINE) -> None:
+    def __init__(self, db: Database, channel: str, target: Target, deadline: float = DEADLINE) -> None:
         self._db = db
-        self._targets = targets
+        self._channel = channel
+        self._target = target
         self._deadline = deadline
-        self._resting: dict[str, float] = {}
+        self._failures = 0  # in a row, whatever the messages were
+        self._rests_until = 0.0
+        self._taken: set[str] = set()  # sent, and not recorded yet: the disk was full, say
         self._wakeup = threading.Event()
+        self._over = threading.Event()  # a message is no more on its way, or need not be waited for
         self._closing = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Sends in a thread, until ``close``."""
-        self._thread = threading.Thread(target=self._loop, name="courier", daemon=True)
+        """Sends in a thread, until ``end``."""
+        self._thread = threading.Thread(target=self._loop, name=f"courier-{self._channel}", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
-        """Something was committed: there may be a message."""
+        """There may be a message."""
         self._wakeup.set()
 
-    def close(self) -> None:
-        """Ends the thread. A message that is on its way is sent again by the next server, unless it was taken."""
+    def end(self) -> None:
+        """Asks the thread to end."""
         self._closing = True
+        self._over.set()
         self._wakeup.set()
+
+    def join(self) -> None:
+        """Waits until the thread has ended, for a while."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(ENDS_WITHIN)
 
     def _loop(self) -> None:
         while True:
             self._wakeup.clear()
             if self._closing:
                 return
-            try:
-                pause = self.once()
-            except OrcError as error:  # the database is away, say: tried again
-                log.error("messages could not be sent: %s", error.message)
-                pause = RETRY
-            except Exception:
-                log.exception("messages could not be sent")
-                pause = RETRY
-            self._wakeup.wait(pause)
+            self._wakeup.wait(self.pass_once())
+
+    def pass_once(self) -> float:
+        """``once``, whatever happens."""
+        try:
+            return self.once()
+        except OrcError as error:  # the database is away, say: tried again
+            log.error("messages to %s could not be sent: %s", self._channel, error.message)
+        except Exception:
+            log.exception("messages to %s could not be sent", self._channel)
+        return RETRY
 
     def once(self) -> float:
-        """Sends what is due, oldest first. Answers after how many seconds more is."""
+        """Sends what is due, what waits longest first. Answers after how many seconds more is."""
+        if self._rests() > 0:
+            return max(SHORTEST, self._rests())
         now = time.time()
-        self._resting = {channel: until for channel, until in self._resting.items() if until > now}
         with self._db.read() as session:
-            due = outbox.due(session, now, self._resting)
-            later = outbox.next_at(session, self._resting)
+            due = outbox.due(session, now, self._channel)
+            later = outbox.next_at(session, self._channel)
         for message in due:
-            if self._closing:
+            if self._closing or self._rests() > 0:
                 break
-            if message.channel not in self._resting:
-                self._deliver(message)
+            self._deliver(message)
         if due:
-            return 0.0
-        moments = [*self._resting.values(), now + LONGEST if later is None else later]
-        return max(SHORTEST, min(moments) - now)
+            return max(0.0, self._rests())
+        return LONGEST if later is None else min(LONGEST, max(SHORTEST, later - now))
+
+    def _rests(self) -> float:
+        """For how many seconds more nothing is sent: the target has not taken the last message."""
+        return self._rests_until - time.monotonic()
 
     def _deliver(self, message: OutboxMessage) -> None:
-        """One try, and what came of it. A target that has not taken a message rests, with all that it is to get."""
-        refusal = self._tried(message)
-        if self._closing and refusal is _UNKNOWN:
+        """One try, and what came of it."""
+        refusal = None if message.id in self._taken else self._tried(message)
+        if refusal is _UNKNOWN:
             return
         if refusal is None:
-            self._db.write(lambda session: outbox.delivered(session, message.id, time.time()))
+            self._failures = 0
+            self._taken.add(message.id)  # whether or not that can be stored now, it is not sent again from here
+            self._db.write(lambda session: outbox.delivered(session, message.id))
+            self._taken.discard(message.id)
             return
-        words, final = refusal.message, refusal.final
-        log.warning("%s has not taken word of alert %s: %s", message.channel, message.alert_id, words)
-        again = self._db.write(lambda session: outbox.failed(session, message.id, words, time.time(), final=final))
-        if again is not None:
-            self._resting[message.channel] = again
+        self._refused(message, refusal)
+
+    def _refused(self, message: OutboxMessage, refusal: NotTaken) -> None:
+        """The target rests; the message goes to the back, so that it keeps no other from being tried."""
+        self._failures += 1
+        self._rests_until = time.monotonic() + outbox.wait(self._failures, refusal.after)
+        words = refusal.message
+        log.warning("%s has not taken word of alert %s: %s", self._channel, message.alert_id, words)
+        self._db.write(
+            lambda session: outbox.failed(
+                session, message.id, words, time.time(), final=refusal.final, after=refusal.after
+            )
+        )
 
     def _tried(self, message: OutboxMessage) -> NotTaken | None:
-        target = self._targets.get(message.channel)
-        if target is None:
-            return NotTaken("No such target is configured any more (notify_webhooks, notify_apprise).")
-        sending = _Sending(target, message.payload, self._wakeup)
+        sending = Sending(self._target, message.payload, self._over)
         until = time.monotonic() + self._deadline
         while not sending.done and not self._closing and (left := until - time.monotonic()) > 0:
-            self._wakeup.wait(left)
-            self._wakeup.clear()
+            self._over.wait(left)
+            self._over.clear()
         if sending.done:
             return sending.refusal
         return _UNKNOWN if self._closing else NotTaken(f"No answer within {self._deadline:g} s.")
 
 
 _UNKNOWN = NotTaken("The server ended meanwhile.")
-
-
-class _Sending(threading.Thread):
-    """One message on its way."""
-
-    def __init__(self, target: Target, payload: Mapping[str, Any], over: threading.Event) -> None:
-        super().__init__(name="courier-sending", daemon=True)
-        self._target = target
-        self._payload = payload
-        self._over = over
-        self.refusal: NotTaken | None = None
-        self.done = False
-        self.start()
-
-    def run(self) -> None:
-        """Sends it."""
-        try:
-            self._target.send(self._payload)
-        except NotTaken as error:
-            self.refusal = error
-        except Exception as error:  # a target's own defect, say: told by its kind alone, its words may hold the address
-            self.refusal = NotTaken(f"It could not be sent ({type(error).__name__}).")
-        self.done = True
-        self._over.set()

@@ -1,12 +1,11 @@
-"""The outbox: word of alerts, stored with them, until each target has it. Functions of a session."""
+"""The outbox: word of alerts, stored with them. A row is there while its message waits. Functions of a session."""
 
 import secrets
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from orchestrator.journal import SERVICE, record
 from orchestrator.models import Alert, OutboxMessage, Run
@@ -53,53 +52,57 @@ def add(session: Session, alert: Alert, shown: dict[str, Any], run: Run | None) 
         )
 
 
-def due(session: Session, now: float, resting: Collection[str] = ()) -> list[OutboxMessage]:
-    """What is to be sent now, oldest first; nothing to the channels that rest."""
-    query = select(OutboxMessage).where(col(OutboxMessage.next_at) <= now)
-    if resting:
-        query = query.where(col(OutboxMessage.channel).not_in(resting))
-    return list(session.exec(query.order_by(col(OutboxMessage.seq)).limit(AT_ONCE)))
+def channels(session: Session) -> list[str]:
+    """For whom messages wait."""
+    return list(session.exec(select(OutboxMessage.channel).distinct()))
 
 
-def next_at(session: Session, resting: Collection[str] = ()) -> float | None:
-    """When the next message is due (epoch seconds), but for the channels that rest; None where none waits."""
-    query = select(OutboxMessage.next_at).where(col(OutboxMessage.next_at).is_not(None))
-    if resting:
-        query = query.where(col(OutboxMessage.channel).not_in(resting))
-    return session.exec(query.order_by(col(OutboxMessage.next_at)).limit(1)).first()
+def due(session: Session, now: float, channel: str) -> list[OutboxMessage]:
+    """What is to be sent to one channel now. What was not taken comes after what has not been tried yet."""
+    waiting = select(OutboxMessage).where(col(OutboxMessage.channel) == channel, col(OutboxMessage.next_at) <= now)
+    return list(session.exec(waiting.order_by(col(OutboxMessage.next_at), col(OutboxMessage.seq)).limit(AT_ONCE)))
 
 
-def delivered(session: Session, message_id: str, now: float) -> None:
+def next_at(session: Session, channel: str) -> float | None:
+    """When a channel's next message is due (epoch seconds); None where none waits."""
+    return session.exec(select(func.min(OutboxMessage.next_at)).where(col(OutboxMessage.channel) == channel)).one()
+
+
+def wait(failures: int, after: float | None = None) -> float:
+    """How long to wait after so many failures in a row. ``after``: for how long the target has asked."""
+    return min(LONGEST_WAIT, max(FIRST_WAIT * 2.0 ** min(failures - 1, 20), after or 0.0))
+
+
+def delivered(session: Session, message_id: str) -> None:
     """The target has it."""
     message = _get(session, message_id)
-    if message is None:
-        return
-    message.attempts += 1
-    message.delivered_at, message.next_at, message.error = now, None, None
-    session.add(message)
-    record(session, SERVICE, "alert.told", f"alert:{message.alert_id}", f"Sent to {message.channel}.")
+    if message is not None:
+        session.delete(message)
+        record(session, SERVICE, "alert.told", f"alert:{message.alert_id}", f"Sent to {message.channel}.")
 
 
-def failed(session: Session, message_id: str, error: str, now: float, *, final: bool = False) -> float | None:
+def failed(
+    session: Session, message_id: str, error: str, now: float, *, final: bool = False, after: float | None = None
+) -> float | None:
     """The target has not taken it: tried again, ever more seldom, unless that is of no use. When; None for never."""
     message = _get(session, message_id)
     if message is None:
         return None
     message.attempts += 1
     message.error = error
-    over = final or now - message.created_at >= PATIENCE
-    message.next_at = None if over else now + min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(message.attempts - 1, 20))
-    session.add(message)
     subject, words = f"alert:{message.alert_id}", f"{message.channel} has not taken word of it: {error}"
-    if over:
+    if final or now - message.created_at >= PATIENCE:
+        session.delete(message)
         tries = f"Given up after {message.attempts} attempt(s)."
         record(session, SERVICE, "alert.not_told", subject, f"{words} {tries}")
-    elif message.attempts == 1:
+        return None
+    message.next_at = now + wait(message.attempts, after)
+    session.add(message)
+    if message.attempts == 1:
         record(session, SERVICE, "alert.telling_again", subject, f"{words} It is tried again, for a day.")
     return message.next_at
 
 
 def _get(session: Session, message_id: str) -> OutboxMessage | None:
-    """The message, while it waits: one that another has settled stays as it is."""
-    waiting = col(OutboxMessage.next_at).is_not(None)
-    return session.exec(select(OutboxMessage).where(col(OutboxMessage.id) == message_id, waiting)).first()
+    """The message, while it waits."""
+    return session.exec(select(OutboxMessage).where(col(OutboxMessage.id) == message_id)).first()

@@ -18,6 +18,7 @@ MOST_ALONE = 5  # alerts of one topic that wait at a time; what comes then joins
 # Waiting that somebody has asked for, or that ends when other runs do, which have alerts of their own.
 ON_PURPOSE = frozenset({Reason.HELD, Reason.DEPENDENCY, Reason.SWEEP_PARALLEL, Reason.RETRYING, Reason.STOPPING})
 FIRST = ". The first: "
+UNSEEN = 300.0  # seconds for which a GPU may stay unseen and still have been idle all the time
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Seen:
     reason: str | None = None
     error: str | None = None
     sweep_id: str | None = None
+    plan_id: str | None = None
     started_at: float | None = None
     resources: Mapping[str, Any] | None = None
 
@@ -100,14 +102,20 @@ def nonfinite(run: Seen, metrics: Sequence[tuple[str, float | None, float]]) -> 
     return _raised("nonfinite", run, "critical" if still else "warning", words, (IGNORE, STOP))
 
 
-def no_progress(run: Seen, rows_at: float | None, log_at: float | None, since: float, now: float, limit: float) -> bool:
-    """Whether a run that has written metrics in this attempt writes nothing more, its log included.
+def no_progress(run: Seen, rows_at: float | None, log_at: float, since: float, now: float, limit: float) -> bool | None:
+    """Whether a run that has written metrics in this attempt writes nothing more, its log included: False where it
+    does, None where that cannot be said.
 
-    ``since``: before that nobody has looked, or it could not go on.
+    ``rows_at``, ``log_at``: when its metrics and its log grew last; ``since``: before that nobody has looked, or it
+    could not go on.
     """
     if not limit or rows_at is None or rows_at < (run.started_at or 0.0):
+        return None
+    grown = max(rows_at, log_at)
+    if now - grown < limit:
         return False
-    return run.reason not in {Reason.STOPPING, Reason.SUSPENDED} and now - max(rows_at, log_at or 0.0, since) >= limit
+    ours = run.reason not in {Reason.STOPPING, Reason.SUSPENDED} and now - since >= limit
+    return True if ours else None
 
 
 def stuck(run: Seen, quiet: float) -> Raised:
@@ -180,10 +188,11 @@ def span(seconds: float) -> str:
 
 
 class IdleGpus:
-    """Since when the GPUs of runs have all been idle, look by look."""
+    """Since when the GPUs of runs have all been idle, look by look. ``busy``: those that the last look saw at work."""
 
     def __init__(self) -> None:
-        self._since: dict[tuple[str, int], float] = {}
+        self._idle: dict[tuple[str, int], tuple[float, float]] = {}  # since when, and when that was seen last
+        self.busy: list[tuple[str, int]] = []
 
     def look(
         self,
@@ -192,17 +201,21 @@ class IdleGpus:
         percent: float,
         now: float,
     ) -> dict[tuple[str, int], float]:
-        """For how long each attempt's GPUs have been idle, of those that are. ``held``: the UUIDs that it holds.
+        """For how long each attempt's GPUs have been seen idle, of those that are. ``held``: the UUIDs that it holds.
 
-        A GPU that does not tell (MIG) counts as busy; a look that saw none of them tells nothing.
+        A GPU that does not tell (MIG) counts as busy; a look that saw none of them tells nothing, and what was not
+        seen for long is counted anew.
         """
-        self._since = {attempt: since for attempt, since in self._since.items() if attempt in held}
+        self._idle = {attempt: moments for attempt, moments in self._idle.items() if attempt in held}
+        self.busy = []
         for attempt, uuids in held.items():
             if not any(uuid in loads for uuid in uuids):
                 continue
             seen = [loads.get(uuid) for uuid in uuids]
             if all(load is not None and load < percent for load in seen):
-                self._since.setdefault(attempt, now)
+                since, last = self._idle.get(attempt, (now, now))
+                self._idle[attempt] = (since if 0 <= now - last <= UNSEEN else now, now)
             else:
-                self._since.pop(attempt, None)
-        return {attempt: now - since for attempt, since in self._since.items()}
+                self._idle.pop(attempt, None)
+                self.busy.append(attempt)
+        return {attempt: last - since for attempt, (since, last) in self._idle.items()}

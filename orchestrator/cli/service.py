@@ -101,7 +101,7 @@ def tick() -> None:
         system.cluster.detect()
         system.reconciler.once()
         system.alertwatch.look(time.time())
-        system.courier.once()
+        system.couriers.once()
         counts = system.cluster.public()["run_summary"]
     finally:
         system.close()

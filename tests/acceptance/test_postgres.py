@@ -4,14 +4,21 @@ import json
 import os
 import pwd
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import Session, select
 
-from orchestrator.db import Database
+from orchestrator.db import STANDSTILL, Database
+from orchestrator.errors import ServerRunning, StorageError
 from orchestrator.migrate import migrate
+from orchestrator.models import Run, ServerLease
+from orchestrator.serverlease import LIFETIME_SECONDS, Holding
 from tests.support.service import RealServer, end_runs, real_server
 from tests.support.usage import EXPECTED_DAYS, days
 from tests.support.waiting import wait_until
@@ -88,6 +95,93 @@ def test_one_server_per_postgresql_database(database: str, tmp_path: Path) -> No
         with pytest.raises(AssertionError, match=f"process {server.process.pid}"):
             second.start()
         end_runs(tmp_path / "two" / "runs")
+
+
+class Standing:
+    """A write of a server that stops in the middle of it, until it is let go on."""
+
+    def __init__(self, held: Database) -> None:
+        self.within, self.go_on = threading.Event(), threading.Event()
+        self.result = held.writer.submit(self._write)
+        assert self.within.wait(30)
+
+    def _write(self, session: Session) -> None:
+        session.add(Run(id="late", name="x", command="true"))
+        session.flush()
+        self.within.set()
+        self.go_on.wait(60)
+
+
+@contextmanager
+def held(url: str) -> Iterator[Database]:
+    """A database whose server has not renewed its hold for long."""
+    made = Database(url)
+    migrate(made)
+    holding = Holding(made, os.getpid(), lambda _: None)
+    holding._stop.set()
+    made.write(_long_ago)
+    yield made
+    made.close()
+
+
+def _long_ago(session: Session) -> None:
+    lease = session.exec(select(ServerLease)).one()
+    lease.renewed_at -= 2 * LIFETIME_SECONDS
+    session.add(lease)
+
+
+def taken_over(url: str, monkeypatch: pytest.MonkeyPatch) -> "Future[Holding]":
+    """Another server, of another machine, takes the database."""
+    monkeypatch.setattr("orchestrator.serverlease.host_name", lambda: "elsewhere")
+    other = Database(url)
+    done: Future[Holding] = Future()
+
+    def take() -> None:
+        holding = Holding(other, os.getpid(), lambda _: None)
+        holding._stop.set()
+        done.set_result(holding)
+        other.close()
+
+    threading.Thread(target=take, daemon=True).start()
+    return done
+
+
+def waits_for_a_lock(url: str) -> bool:
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").fetchone()
+    return bool(found and found[0])
+
+
+def test_who_takes_over_waits_for_the_transaction_under_way(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with held(database) as mine:
+        standing = Standing(mine)
+        taken = taken_over(database, monkeypatch)
+        wait_until(lambda: waits_for_a_lock(database), "the other waits")
+        assert not taken.done()
+        standing.go_on.set()
+        standing.result.result(30)
+        taken.result(30)
+        with pytest.raises(ServerRunning, match="elsewhere"):
+            mine.write(lambda session: session.add(Run(id="later", name="x", command="true")))
+        with mine.read() as session:
+            assert list(session.exec(select(Run.id))) == ["late"]
+
+
+def test_who_takes_over_waits_for_no_server_that_stands_still(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert STANDSTILL <= LIFETIME_SECONDS
+    monkeypatch.setattr("orchestrator.db.STANDSTILL", 0.5)
+    with held(database) as mine:
+        standing = Standing(mine)
+        taken_over(database, monkeypatch).result(30)
+        standing.go_on.set()
+        with pytest.raises(StorageError, match="nothing was stored"):
+            standing.result.result(30)
+        with pytest.raises(ServerRunning, match="elsewhere"):
+            mine.write(lambda session: session.add(Run(id="later", name="x", command="true")))
+        with mine.read() as session:
+            assert list(session.exec(select(Run.id))) == []
 
 
 def test_the_journal_cannot_be_changed(database: str, tmp_path: Path) -> None:

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
+from orchestrator import runs
 from orchestrator.alerting import alerts
 from orchestrator.alerting.rules import Raised
+from orchestrator.models import AlertRun
+from tests.support.plans import bindable
 from tests.support.service import InProcess, Json, in_process
 from tests.support.waiting import wait_until
 from tests.support.webhooks import Hook, listening
@@ -183,6 +187,82 @@ def test_a_rerun_that_cannot_be_made_any_more_is_refused_and_can_be_ignored(serv
     assert (status, "is not a directory" in detail) == (409, True)
     assert one(service, alert)["status"] == "pending"
     respond(service, alert, "ignore")
+
+
+def test_a_proposal_that_is_no_longer_understood_can_be_ignored_and_is_not_run(service: InProcess) -> None:
+    run, alert = failed(service)
+    proposal = {"auto_start": True, "resources": {"of_an_older_version": 1}}
+    what = Raised("failed", alert_key(run), "warning", "m", ("ignore", "rerun"), run["id"], proposal=proposal)
+    alert = raised(service, what)
+    status, detail = service.refused("POST", f"/alerts/{alert['id']}/respond", {"choice": "rerun"})
+    assert (status, "resources.of_an_older_version" in detail, '"ignore"' in detail) == (409, True, True)
+    assert respond(service, alert, "ignore")["status"] == "resolved"
+
+
+def alert_key(run: Json) -> str:
+    return f"run:{run['id']}:failed"
+
+
+def several(service: InProcess, plan: Json, count: int, **fields: Any) -> Json:
+    """One alert about failed runs of a plan."""
+    body = {"name": "x", "command": "exit 4", "auto_start": True, "plan_id": plan["id"], **fields}
+    found = [service.over(service.post("/runs", body)["id"]) for _ in range(count)]
+    topic = f"failures of {plan['id']}"
+    choices = ("ignore", "rerun")
+
+    def write(session: Any) -> None:
+        for run in found:
+            for old in alerts.listing(session, alerts.Filter(run_id=run["id"])):
+                old.key, old.topic = None, None
+                session.add(old)
+        session.exec(delete(AlertRun).where(AlertRun.run_id.in_([run["id"] for run in found])))  # type: ignore[attr-defined]
+        session.flush()
+        news = [Raised("failed", alert_key(run), "warning", "m", choices, run["id"], topic=topic) for run in found]
+        alerts.raise_all(session, news)
+
+    for run in found:
+        alert_of(service, run["id"], rule="failed")
+    service.system.db.write(write)
+    (alert,) = [alert for alert in service.get("/alerts", limit=10) if len(alert["run_ids"]) == count]
+    return dict(alert)
+
+
+def bound(service: InProcess, budget: str) -> Json:
+    body = {"title": "t", "goal": "g", "raw_markdown": bindable(budget=budget)}
+    return dict(service.post(f"/plans/{service.post('/plans', body)['id']}/approve"))
+
+
+def test_the_refusal_of_several_reruns_tells_all_that_is_outside_the_plan(service: InProcess) -> None:
+    plan = bound(service, "runs = 8")
+    alert = several(service, plan, 6)
+    answer = service.http.post(f"/alerts/{alert['id']}/respond", json={"choice": "rerun"})
+    assert answer.status_code == 403
+    assert [(item["field"], item["plan"], item["asked"]) for item in answer.json()["diff"]] == [("budget.runs", 8, 12)]
+    assert len(service.get("/runs", plan_id=plan["id"], limit=100)) == 6
+    assert one(service, alert)["status"] == "pending"
+
+
+def test_a_rerun_that_its_plan_cannot_count_is_refused_in_words(service: InProcess) -> None:
+    run, alert = failed(service, gpuwrap_config={"enabled": False})
+    plan = bound(service, "gpu_hours = 3")
+
+    def into_the_plan(session: Any) -> None:  # it was made there before the plan had a budget
+        row = runs.get(session, run["id"])
+        row.plan_id = plan["id"]
+        session.add(row)
+
+    service.system.db.write(into_the_plan)
+    status, detail = service.refused("POST", f"/alerts/{alert['id']}/respond", {"choice": "rerun"})
+    assert (status, "must say how many GPUs" in detail, '"ignore"' in detail) == (409, True, True)
+    assert respond(service, alert, "ignore")["status"] == "resolved"
+
+
+def test_an_answer_that_is_sent_twice_under_one_key_is_carried_out_once(service: InProcess) -> None:
+    _, alert = failed(service)
+    path, headers = f"/alerts/{alert['id']}/respond", {"Idempotency-Key": f"answer {alert['id']}"}
+    first, second = (service.post(path, {"choice": "rerun"}, headers=headers) for _ in range(2))
+    assert first == second
+    assert first["outcome"]["run_id"]
 
 
 def test_what_somebody_has_run_again_is_not_run_again(service: InProcess) -> None:

@@ -29,6 +29,7 @@ class Hook:
 
     port: int = 0
     answers: list[int] = field(default_factory=list)
+    retry_after: str | None = None
     taken: list[Taken] = field(default_factory=list)
     hang: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
@@ -48,6 +49,8 @@ def _handler(hook: Hook) -> type[BaseHTTPRequestHandler]:
                 return
             self.send_response(hook.answers.pop(0) if hook.answers else 200)
             self.send_header("Location", "/elsewhere")
+            if hook.retry_after is not None:
+                self.send_header("Retry-After", hook.retry_after)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -14,7 +14,7 @@ from orchestrator.db import Database
 from orchestrator.errors import StorageError
 from orchestrator.journal import SERVICE, record
 from orchestrator.migrate import MIGRATIONS, migrate, revisions
-from orchestrator.models import Alert
+from orchestrator.models import Alert, WatchedUntil
 
 
 def made(path: Path) -> Database:
@@ -65,6 +65,23 @@ def test_alerts_of_an_older_version_are_kept(tmp_path: Path) -> None:
     with database.read() as session:
         (alert,) = session.exec(select(Alert)).all()
     assert (alert.id, alert.run_id, alert.choices, alert.rule, alert.key) == ("a1", "r1", ["a"], "", None)
+    database.close()
+
+
+def test_what_failed_before_there_were_alerts_is_not_looked_for(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'a.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with database.writer_engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        for number in range(3):
+            row = f"1.0, 'service', 'run.failed', 'run:r{number}', ''"
+            connection.exec_driver_sql(f"INSERT INTO events (at, actor, kind, subject, message) VALUES ({row})")
+        connection.commit()
+    migrate(database)
+    with database.read() as session:
+        assert session.exec(select(WatchedUntil.event_id)).one() == 3
     database.close()
 
 

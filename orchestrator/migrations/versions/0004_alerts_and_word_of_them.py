@@ -1,4 +1,5 @@
-"""which rule made an alert and what its choices do, the runs that joined it, and the messages that tell of it
+"""which rule made an alert and what its choices do, the runs that joined it, the messages that tell of it, and how far
+the journal has been looked through
 
 Revision: 0004, after 0003.
 """
@@ -36,6 +37,15 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_alert_runs_alert_id"), ["alert_id"], unique=False)
 
     op.create_table(
+        "watched_until",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("event_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    # What failed before there were alerts is not told of.
+    op.execute("INSERT INTO watched_until (id, event_id) SELECT 1, COALESCE(MAX(id), 0) FROM events")
+
+    op.create_table(
         "outbox",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("id", sa.String(), nullable=False),
@@ -44,19 +54,19 @@ def upgrade() -> None:
         sa.Column("payload", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("next_at", sa.Float(), nullable=True),
-        sa.Column("delivered_at", sa.Float(), nullable=True),
+        sa.Column("next_at", sa.Float(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("seq"),
     )
     with op.batch_alter_table("outbox", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_outbox_id"), ["id"], unique=True)
         batch_op.create_index(batch_op.f("ix_outbox_alert_id"), ["alert_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_outbox_next_at"), ["next_at"], unique=False)
+        batch_op.create_index("ix_outbox_due", ["channel", "next_at"], unique=False)
 
 
 def downgrade() -> None:
     op.drop_table("outbox")
+    op.drop_table("watched_until")
     op.drop_table("alert_runs")
     op.execute("DELETE FROM alerts WHERE run_id IS NULL")
     with op.batch_alter_table("alerts", schema=None) as batch_op:

@@ -72,22 +72,23 @@ def test_another_attempt_is_another_condition() -> None:
 @pytest.mark.parametrize(
     ("rows_at", "log_at", "since", "fields", "stuck"),
     [
-        (200.0, None, 0.0, {}, True),
+        (200.0, 0.0, 0.0, {}, True),
         (200.0, 150.0, 0.0, {}, True),
         (200.0, 950.0, 0.0, {}, False),  # its log grows
-        (950.0, None, 0.0, {}, False),
-        (None, None, 0.0, {}, False),  # it has never written metrics
-        (50.0, None, 0.0, {}, False),  # nor in this attempt
-        (200.0, None, 600.0, {}, False),  # nobody has looked for long enough
-        (200.0, None, 0.0, {"reason": "SUSPENDED"}, False),
-        (200.0, None, 0.0, {"reason": "STOPPING"}, False),
+        (950.0, 0.0, 0.0, {}, False),
+        (950.0, 0.0, 990.0, {}, False),  # what has grown has, since whenever one has looked
+        (None, 0.0, 0.0, {}, None),  # it has never written metrics
+        (50.0, 0.0, 0.0, {}, None),  # nor in this attempt
+        (200.0, 0.0, 600.0, {}, None),  # nobody has looked for long enough
+        (200.0, 0.0, 0.0, {"reason": "SUSPENDED"}, None),
+        (200.0, 0.0, 0.0, {"reason": "STOPPING"}, None),
     ],
 )
 def test_no_progress_is_that_what_grew_grows_no_more(
-    rows_at: float | None, log_at: float | None, since: float, fields: dict[str, Any], stuck: bool
+    rows_at: float | None, log_at: float, since: float, fields: dict[str, Any], stuck: bool | None
 ) -> None:
     assert rules.no_progress(run(**fields), rows_at, log_at, since, 1000.0, 500.0) is stuck
-    assert not rules.no_progress(run(**fields), rows_at, log_at, since, 1000.0, 0.0)
+    assert rules.no_progress(run(**fields), rows_at, log_at, since, 1000.0, 0.0) is None
 
 
 @pytest.mark.parametrize(
@@ -113,11 +114,24 @@ def test_a_run_that_waits_offers_a_rerun_where_there_is_something_else_to_ask_fo
 def test_gpus_are_idle_only_all_together_and_for_as_long_as_they_were_seen_so() -> None:
     gpus, held = IdleGpus(), {("r1", 1): ["a", "b"]}
     assert gpus.look({"a": 0, "b": 90}, held, 5.0, 0.0) == {}
+    assert gpus.busy == [("r1", 1)]
     assert gpus.look({"a": 0, "b": 4}, held, 5.0, 30.0) == {("r1", 1): 0.0}
+    assert gpus.busy == []
     assert gpus.look({"a": 1, "b": 0}, held, 5.0, 90.0) == {("r1", 1): 60.0}
-    assert gpus.look({}, held, 5.0, 120.0) == {("r1", 1): 90.0}  # a look that saw nothing tells nothing
-    assert gpus.look({"a": 5, "b": 0}, held, 5.0, 150.0) == {}
-    assert gpus.look({"a": 0, "b": 0}, {("r1", 2): ["a", "b"]}, 5.0, 180.0) == {("r1", 2): 0.0}
+    assert gpus.look({}, held, 5.0, 120.0) == {("r1", 1): 60.0}  # a look that saw nothing tells nothing
+    assert gpus.busy == []
+    assert gpus.look({"a": 1, "b": 0}, held, 5.0, 150.0) == {("r1", 1): 120.0}
+    assert gpus.look({"a": 5, "b": 0}, held, 5.0, 180.0) == {}
+    assert gpus.look({"a": 0, "b": 0}, {("r1", 2): ["a", "b"]}, 5.0, 210.0) == {("r1", 2): 0.0}
+
+
+@pytest.mark.parametrize("later", [3600.0, -3600.0])
+def test_gpus_that_nobody_saw_for_long_were_not_idle_meanwhile(later: float) -> None:
+    gpus, held = IdleGpus(), {("r1", 1): ["a"]}
+    gpus.look({"a": 0}, held, 5.0, 0.0)
+    gpus.look({}, held, 5.0, later - 10)
+    assert gpus.look({"a": 0}, held, 5.0, later) == {("r1", 1): 0.0}
+    assert gpus.look({"a": 0}, held, 5.0, later + 30) == {("r1", 1): 30.0}
 
 
 def test_a_gpu_that_does_not_tell_is_not_idle() -> None:

@@ -1,6 +1,7 @@
 """What the watch raises, and once, over a real database; time is what the test says."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 from sqlmodel import Session, col, select
 
 from orchestrator import journal
-from orchestrator.alerting import alerts
+from orchestrator.alerting import alerts, rules
 from orchestrator.alerting.outbox import Recipients
 from orchestrator.alerting.rules import Thresholds
 from orchestrator.alerting.watch import AlertWatch
 from orchestrator.db import Database
+from orchestrator.errors import StorageFull
 from orchestrator.executors.gpus import Gpu, GpuReading
 from orchestrator.explaining import Explainer
 from orchestrator.journal import SERVICE, record
@@ -22,6 +24,7 @@ from orchestrator.models import Alert, Event, Metric, OutboxMessage, Run
 from orchestrator.rundir import RunDir
 from orchestrator.slurm.checks import Bounds
 from orchestrator.states import Move, Reason, RunStatus
+from orchestrator.why import Why
 from tests.support.usage import stored
 
 NOW = time.time() + 1
@@ -48,16 +51,19 @@ class Probe:
 
 
 Watch = Callable[..., AlertWatch]
+Shown = Callable[[], dict[str, dict[str, Any]]]
 
 
 @pytest.fixture
 def watch(database: Database, tmp_path: Path) -> Watch:
     """Makes a watch, as a server that starts does."""
 
-    def make(probe: Probe | None = None, **thresholds: Any) -> AlertWatch:
+    def make(
+        probe: Probe | None = None, spacing: float = 10_000.0, shown: Shown = dict, **thresholds: Any
+    ) -> AlertWatch:
         explainer = Explainer(tmp_path / "runs", lambda: None, Bounds)
         limits = Thresholds(**thresholds)
-        return AlertWatch(database, tmp_path / "runs", limits, explainer, dict, probe or Probe(), 10.0)
+        return AlertWatch(database, tmp_path / "runs", limits, explainer, shown, probe or Probe(), spacing)
 
     return make
 
@@ -122,31 +128,120 @@ def test_a_run_that_fails_has_one_alert_however_often_it_is_looked_at(database: 
     assert "It broke." in alert.message
 
 
-def test_a_server_that_starts_tells_of_what_failed_just_before_it_and_once(database: Database, watch: Watch) -> None:
-    stored(database, run("old"), run("new"))
+def test_a_server_that_starts_tells_of_what_failed_while_there_was_none_and_once(
+    database: Database, watch: Watch
+) -> None:
+    watch().look(NOW)
+    stored(database, run("first"), run("second"))
 
     def long_ago(session: Session) -> None:
-        event = record(session, SERVICE, "run.failed", "run:old")
-        event.at = NOW - 2 * HOUR
+        for found in session.exec(select(Run)).all():
+            found.status = "failed"
+            session.add(found)
+            record(session, SERVICE, "run.failed", f"run:{found.id}").at = NOW - 50 * HOUR
 
     database.write(long_ago)
-    fail(database, "new")
+    watch()  # killed before its first look
     for _ in range(2):
         watch().look(NOW)
-    assert [alert.run_id for alert in found(database)] == ["new"]
+    assert [alert.run_id for alert in found(database)] == ["first", "second"]
 
 
-def test_a_server_that_was_away_for_long_misses_no_failure(database: Database, watch: Watch) -> None:
-    stored(database, run("first"), run("last"))
-    fail(database, "first")
+def test_failures_while_the_rule_was_off_are_not_told_of_later(database: Database, watch: Watch) -> None:
+    stored(database, run())
+    fail(database, "r1")
+    watch(failed=False).look(NOW)
     watch().look(NOW)
+    assert found(database) == []
 
-    def last_word(session: Session) -> None:
-        record(session, SERVICE, "run.failed", "run:last").at = NOW - 50 * HOUR
 
-    database.write(last_word)
+def test_a_look_that_could_not_be_stored_is_made_again(
+    database: Database, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(database, run())
+    made = watch()
+    fail(database, "r1")
+    with monkeypatch.context() as full:
+
+        def no_room(_session: Session, _found: Any) -> None:
+            raise StorageFull("The disk is full.")
+
+        full.setattr(alerts, "raise_all", no_room)
+        with pytest.raises(StorageFull):
+            made.look(NOW)
+    made.look(NOW)
+    assert len(found(database)) == 1
+
+
+def test_failures_come_to_be_told_of_some_at_a_time(
+    database: Database, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.alerting.watch.AT_ONCE", 2)
+    stored(database, *(run(f"r{number}") for number in range(3)))
+    fail(database, "r0", "r1", "r2")
+    made = watch()
+    assert made.look(NOW)
+    assert len(found(database)) == 2
+    assert not watch().look(NOW)  # the next server goes on from there
+    assert len(found(database)) == 3
+
+
+def test_a_run_that_cannot_be_explained_keeps_no_other_from_being_told_of(
+    database: Database, watch: Watch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    explain = Explainer.why
+
+    def defective(self: Explainer, of: dict[str, Any], said: str | None = None) -> Any:
+        if of["id"] == "r1":
+            raise KeyError("x")
+        return explain(self, of, said)
+
+    monkeypatch.setattr(Explainer, "why", defective)
+    stored(database, run("r1"), run("r2"))
+    fail(database, "r1", "r2")
     watch().look(NOW)
-    assert [alert.run_id for alert in found(database)] == ["first", "last"]
+    one, two = found(database)
+    assert (one.run_id, two.run_id) == ("r1", "r2")
+    assert "It broke. Why cannot be said: see the server's log." in one.message
+    assert "KeyError" in caplog.text
+
+
+@pytest.mark.parametrize("as_what", ["fifo", "folder"])
+def test_a_log_that_is_no_file_holds_up_nobody(database: Database, watch: Watch, tmp_path: Path, as_what: str) -> None:
+    stored(database, run())
+    fail(database, "r1")
+    log = RunDir(tmp_path / "runs", "r1").attempt(1).log
+    log.parent.mkdir(parents=True)
+    os.mkfifo(log) if as_what == "fifo" else log.mkdir()
+    watch().look(NOW)
+    (alert,) = found(database)
+    assert "It broke. Its files cannot be read (It is no regular file)." in alert.message
+
+
+def test_the_servers_end_does_not_wait_for_a_file_that_gives_no_answer(
+    database: Database, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, released, asked = threading.Event(), threading.Event(), list[str]()
+
+    def hang(_self: Explainer, of: dict[str, Any]) -> Why:
+        asked.append(of["id"])
+        hanging.set()
+        released.wait(60)
+        return Why("x", "x", "x")
+
+    monkeypatch.setattr(Explainer, "why", hang)
+    monkeypatch.setattr("orchestrator.alerting.watch.ENDS_WITHIN", 0.1)
+    stored(database, run("r1"), run("r2"))
+    fail(database, "r1", "r2")
+    made = watch(spacing=0.01)
+    made.start()
+    assert hanging.wait(30)
+    made.close()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "alert-watch"]
+    released.set()
+    thread.join(30)
+    assert asked == ["r1"]  # the other was not begun
+    assert found(database) == []  # both are the next server's
 
 
 def test_a_rule_that_is_switched_off_raises_nothing(database: Database, watch: Watch) -> None:
@@ -201,15 +296,6 @@ def test_failures_of_different_kinds_stay_apart(database: Database, watch: Watch
     fail(database, *names[6:], reason=Reason.SIGNAL)
     watch().look(NOW)
     assert [len(members(database, alert)) for alert in found(database)] == [6, 6]
-
-
-def test_a_log_that_cannot_be_read_is_said_in_the_alert(database: Database, watch: Watch, tmp_path: Path) -> None:
-    stored(database, run())
-    fail(database, "r1")
-    RunDir(tmp_path / "runs", "r1").attempt(1).log.mkdir(parents=True)
-    watch().look(NOW)
-    (alert,) = found(database)
-    assert "It broke. Its files cannot be read (Is a directory)." in alert.message
 
 
 # -- what goes on ------------------------------------------------------------------------------------------------------
@@ -269,6 +355,83 @@ def test_a_run_that_was_suspended_has_time_to_go_on(database: Database, watch: W
     assert [alert.rule for alert in found(database)] == ["no_progress"]
 
 
+def test_a_machine_that_slept_is_no_run_that_stood_still(database: Database, watch: Watch) -> None:
+    held: dict[str, Any] = {"lease_gpus": 1, "gpus": [{"index": 0, "uuid": "GPU-0"}]}
+    stored(database, run(**held))
+    stored_metric(database, "r1", last=1.0, updated_at=NOW)
+    made = watch(Probe(0), spacing=10.0, no_progress_seconds=600.0, idle_gpu_seconds=600.0)
+    for moment in (10, 40, 70, 8 * HOUR, 8 * HOUR + 40):
+        made.look(NOW + moment)
+    assert found(database) == []
+    for moment in range(70, 700, 40):
+        made.look(NOW + 8 * HOUR + moment)
+    assert sorted(alert.rule for alert in found(database)) == ["idle_gpu", "no_progress"]
+
+
+def test_a_clock_that_was_set_back_is_begun_anew_with(database: Database, watch: Watch) -> None:
+    stored(database, run(started_at=NOW - 3 * HOUR, lease_gpus=1, gpus=[{"index": 0, "uuid": "GPU-0"}]))
+    probe = Probe(0)
+    made = watch(probe, spacing=10.0, idle_gpu_seconds=100.0)
+    made.look(NOW + 10)
+    for moment in range(0, 160, 40):
+        made.look(NOW - 2 * HOUR + moment)
+    assert probe.asked == 5
+    assert [alert.rule for alert in found(database)] == ["idle_gpu"]
+
+
+def test_progress_resolves_its_alert_and_the_next_stall_is_another(
+    database: Database, watch: Watch, tmp_path: Path
+) -> None:
+    stored(database, run())
+    stored_metric(database, "r1", last=1.0, updated_at=NOW)
+    made = watch(no_progress_seconds=600.0)
+    made.look(NOW + 700)
+    assert [alert.status for alert in found(database)] == ["pending"]
+    log_of(tmp_path, "r1", NOW + 800)
+    for moment in (900, 910):
+        made.look(NOW + moment)
+    assert [(alert.status, alert.response) for alert in found(database)] == [("resolved", None)]
+    for moment in (1500, 1600):
+        made.look(NOW + moment)
+    assert [alert.status for alert in found(database)] == ["resolved", "pending"]
+
+
+def test_a_stall_that_was_answered_is_told_of_again_only_after_progress(database: Database, watch: Watch) -> None:
+    stored(database, run())
+    stored_metric(database, "r1", last=1.0, updated_at=NOW)
+    made = watch(no_progress_seconds=600.0)
+    made.look(NOW + 700)
+
+    def ignore(session: Session) -> None:
+        (alert,) = session.exec(select(Alert)).all()
+        alert.status, alert.response = "resolved", "ignore"
+        session.add(alert)
+
+    database.write(ignore)
+    for moment in (1400, 2100):
+        made.look(NOW + moment)
+    watch(no_progress_seconds=600.0).look(NOW + 3000)
+    assert len(found(database)) == 1
+    stored_metric(database, "r1", updated_at=NOW + 3000)
+    made.look(NOW + 3100)
+    made.look(NOW + 3700)
+    assert [alert.response for alert in found(database)] == ["ignore", None]
+
+
+def test_gpus_that_are_used_again_resolve_their_alert_and_may_be_idle_again(database: Database, watch: Watch) -> None:
+    stored(database, run(lease_gpus=1, gpus=[{"index": 0, "uuid": "GPU-0"}]))
+    probe = Probe(0)
+    made = watch(probe, idle_gpu_seconds=100.0)
+    for load, first in ((0, 0), (80, 200), (0, 400)):
+        probe.loads = (load,)
+        for moment in range(first, first + 160, 40):
+            made.look(NOW + moment)
+    assert [(alert.rule, alert.status) for alert in found(database)] == [
+        ("idle_gpu", "resolved"),
+        ("idle_gpu", "pending"),
+    ]
+
+
 def test_gpus_that_stay_idle_are_told_of_and_seldom_asked(database: Database, watch: Watch) -> None:
     held: dict[str, Any] = {"lease_gpus": 2, "gpus": [{"index": 0, "uuid": "GPU-0"}, {"index": 1, "uuid": "GPU-1"}]}
     stored(database, run("here", **held), run("there", executor="slurm", **held), run("without"))
@@ -317,6 +480,55 @@ def test_a_run_that_was_put_back_waits_from_then_on(database: Database, watch: W
     made.look(NOW + 500)
     assert found(database) == []
     made.look(NOW + 700)
+    assert len(found(database)) == 1
+
+
+def steered(database: Database, run_id: str, at: float, **fields: Any) -> None:
+    """The loop, or somebody, changes what a run waits for."""
+
+    def write(session: Session) -> None:
+        row = session.exec(select(Run).where(col(Run.id) == run_id)).one()
+        journal.change(session, row, SERVICE, "run.queued", f"run:{run_id}", fields)
+        next(event for event in session.new if isinstance(event, Event)).at = at
+
+    database.write(write)
+
+
+@pytest.mark.parametrize("reason", sorted(rules.ON_PURPOSE - {Reason.STOPPING}))
+def test_a_wait_that_somebody_wanted_counts_from_its_end_on_over_restarts(
+    database: Database, watch: Watch, reason: Reason
+) -> None:
+    stored(database, run("r1", "queued", reason=str(reason), queued_at=NOW - 100 * HOUR))
+    made = watch(pending_seconds=600.0)
+    made.look(NOW)
+    steered(database, "r1", NOW, reason="CPU_WAIT")
+    for look in (made.look, made.look, watch(pending_seconds=600.0).look):
+        look(NOW + 500)
+    assert found(database) == []
+    made.look(NOW + 650)
+    (alert,) = found(database)
+    assert "has been queued for 11 min." in alert.message
+
+
+def test_a_run_that_was_released_has_time_to_start(database: Database, watch: Watch) -> None:
+    stored(database, run("r1", "queued", reason="SLURM_WAIT", held=True, queued_at=NOW - HOUR, executor="slurm"))
+    steered(database, "r1", NOW, held=False)
+    made = watch(pending_seconds=600.0)
+    made.look(NOW + 500)
+    assert found(database) == []
+    made.look(NOW + 650)
+    assert len(found(database)) == 1
+
+
+def test_a_run_that_its_user_has_slurm_keep_has_time_afterwards(database: Database, watch: Watch) -> None:
+    stored(database, run("r1", "queued", reason="SLURM_WAIT", executor="slurm", queued_at=NOW - HOUR))
+    said = {"r1": {"state": "PENDING", "reason": "BeginTime"}}
+    made = watch(pending_seconds=600.0, shown=lambda: said)
+    made.look(NOW)
+    said["r1"] = {"state": "PENDING", "reason": "Priority"}
+    made.look(NOW + 500)
+    assert found(database) == []
+    made.look(NOW + 650)
     assert len(found(database)) == 1
 
 
