@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 3
+WORKERS ?= 4
 
 .PHONY: setup demo serve slurm test unit lint types imports contract acceptance test-gpu bench bench-slurm clean
 
