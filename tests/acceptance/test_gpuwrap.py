@@ -272,7 +272,7 @@ def test_gpu_exec_gives_up_after_its_timeout_and_refuses_what_cannot_be(gpus: In
 def test_a_run_that_leaves_its_gpus_idle_has_an_alert_that_stops_it(
     start: Start, fake_gpus: FakeGpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.alerting.watch.PROBE_SPACING", 0.05)
+    monkeypatch.setattr("orchestrator.alerting.going.PROBE_SPACING", 0.05)
     fake_gpus.write([*(replace(gpu, utilization=0) for gpu in FOUR[:2]), replace(FOUR[2], utilization=90), FOUR[3]])
     with start(alert_look_seconds=0.1, alert_idle_gpu_seconds=0.3) as service:
         idle, _ = hold(service, tmp_path, 2)
