@@ -14,6 +14,7 @@ import uvicorn
 
 from api.app import create_app
 from orchestrator import home as home_files
+from orchestrator.alerting import outbox
 from orchestrator.errors import ServerRunning
 from orchestrator.proc import host_name
 from orchestrator.settings import Settings
@@ -80,7 +81,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def _end_when_idle(self) -> None:
-        """Started on demand, it ends when nobody has asked for so long and no run is waiting or executing."""
+        """Started on demand, it ends when nobody has asked for so long, no run waits or executes, and no word does."""
         while not self.should_exit:
             await asyncio.sleep(IDLE_LOOK)
             if self.application.state.activity.idle_seconds() < self._settings.idle_exit_seconds:
@@ -92,7 +93,10 @@ class Server(uvicorn.Server):
 
 def _busy(system: System) -> bool:
     counts = system.cluster.public()["run_summary"]
-    return any(counts[name] for name in (RunStatus.QUEUED, RunStatus.LAUNCHING, RunStatus.RUNNING))
+    if any(counts[name] for name in (RunStatus.QUEUED, RunStatus.LAUNCHING, RunStatus.RUNNING)):
+        return True
+    with system.db.read() as session:
+        return outbox.waiting(session)
 
 
 def serve(settings: Settings, *, on_demand: bool = False) -> int:

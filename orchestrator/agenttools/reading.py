@@ -29,6 +29,8 @@ from orchestrator.agenttools.shortening import (
 )
 from orchestrator.agenttools.toolbox import READS, Shown, Toolbox, tool
 
+MOST_RUNS = 10  # of one alert
+
 
 class Reading(Toolbox):
     """What there is."""
@@ -118,12 +120,19 @@ class Reading(Toolbox):
         status: Annotated[Literal["pending", "resolved"] | None, Field(description="Only these.")] = None,
         run_id: OfRun = None,
         limit: Limit = 20,
+        before: Before = None,
     ) -> Shown:
         """Lists alerts, newest first: what about a run wants a choice, and which choices there are. respond gives
         one."""
-        found: list[Json] = await self._get("/alerts", status=status, run_id=run_id, limit=limit)
-        rows = [without_nothing({**alert, "message": cut(str(alert.get("message")), 400)}) for alert in found]
-        return page("alerts", rows, None, "alerts")
+        answer = await self._list("/alerts", status=status, run_id=run_id, limit=limit, before=before)
+        return page("alerts", [_row_of_alert(alert) for alert in answer.content], answer.before, "alerts")
+
+
+def _row_of_alert(alert: Json) -> Json:
+    runs = list(alert.get("run_ids") or ())
+    more = {"more_runs": len(runs) - MOST_RUNS} if len(runs) > MOST_RUNS else {}
+    told = {"message": cut(str(alert.get("message")), 400), "run_ids": runs[:MOST_RUNS], **more}
+    return without_nothing({**alert, **told})
 
 
 def _row_of_plan(plan: Json) -> Json:

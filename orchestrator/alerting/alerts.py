@@ -110,12 +110,14 @@ def _waiting(session: Session, topic: str) -> list[Alert]:
 
 
 def _join(session: Session, alert: Alert, items: Sequence[Raised]) -> None:
-    """Adds runs to an alert about several. Nobody is told again."""
+    """Adds runs to an alert about several. It is told of again where they have become many more."""
     session.add_all(AlertRun(key=item.key, alert_id=alert.id, run_id=item.run_id or "") for item in items)
     session.flush()
     count = session.exec(select(func.count()).where(col(AlertRun.alert_id) == alert.id)).one()
-    message = rules.counted(alert.message, count)
+    message = rules.counted(alert.topic or "", alert.message, count)
     change(session, alert, SERVICE, "alert.grown", f"alert:{alert.id}", {"message": message})
+    if rules.worth_telling(count - len(items), count):
+        outbox.add(session, alert, _public(alert), None)
 
 
 def known(session: Session, keys: Sequence[str]) -> set[str]:

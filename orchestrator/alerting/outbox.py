@@ -57,6 +57,11 @@ def channels(session: Session) -> list[str]:
     return list(session.exec(select(OutboxMessage.channel).distinct()))
 
 
+def waiting(session: Session) -> bool:
+    """Whether any message waits."""
+    return session.exec(select(OutboxMessage.seq).limit(1)).first() is not None
+
+
 def due(session: Session, now: float, channel: str) -> list[OutboxMessage]:
     """What is to be sent to one channel now. What was not taken comes after what has not been tried yet."""
     waiting = select(OutboxMessage).where(col(OutboxMessage.channel) == channel, col(OutboxMessage.next_at) <= now)

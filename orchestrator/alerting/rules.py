@@ -83,7 +83,7 @@ def failed(run: Seen, why: Why) -> Raised | None:
     if run.reason == Reason.PARENT_FAILED:
         return None
     words = f"has failed: {why.summary} {why.action}"
-    return _raised("failed", run, "warning", words, (IGNORE, RERUN), run.reason or "", why.rerun or AGAIN)
+    return _raised("failed", run, "warning", words, (IGNORE, RERUN), why, why.rerun or AGAIN)
 
 
 def nonfinite(run: Seen, metrics: Sequence[tuple[str, float | None, float]]) -> Raised | None:
@@ -133,7 +133,7 @@ def pending(run: Seen, waited: float, why: Why) -> Raised:
     """For a run of which ``waits_long`` holds, in the words of ``why``."""
     words = f"has been queued for {span(waited)}. {why.summary} {why.action}"
     choices = (IGNORE, STOP, RERUN) if why.rerun else (IGNORE, STOP)
-    return _raised("pending", run, "warning", words, choices, run.reason or "", why.rerun)
+    return _raised("pending", run, "warning", words, choices, why, why.rerun)
 
 
 def idle_gpu(run: Seen, gpus: int, idle: float, percent: float) -> Raised:
@@ -159,25 +159,40 @@ def _raised(
     severity: Severity,
     words: str,
     choices: tuple[str, ...],
-    reason: str = "",
+    why: Why | None = None,
     proposal: dict[str, Any] | None = None,
 ) -> Raised:
     asked = hashlib.sha256(json.dumps(run.resources or {}, sort_keys=True).encode()).hexdigest()[:8]
-    topic = f"sweep:{run.sweep_id}:{rule}:{reason}:{asked}" if run.sweep_id is not None else None
+    state = f"{run.reason or ''}:{why.category}" if why is not None else ""
+    topic = f"{_company(run)}:{rule}:{state}:{asked}"
     message = clean(f"{run.words()} {words}")
     return Raised(rule, key(rule, run), severity, message, choices, run.id, None, topic, proposal)
 
 
+def _company(run: Seen) -> str:
+    """With which others a run is told of, where many are in the same state: its sweep's, its plan's, or the rest."""
+    if run.sweep_id is not None:
+        return f"sweep:{run.sweep_id}"
+    return f"plan:{run.plan_id}" if run.plan_id is not None else "alone"
+
+
 def of_several(first: Raised, count: int) -> Raised:
-    """One alert about several runs of a sweep. They ask for the same: what helps the first may help all."""
+    """One alert about several runs. They ask for the same: what helps the first may help all."""
     assert first.topic is not None
-    message = counted(first.message, count)
+    message = counted(first.topic, first.message, count)
     return replace(first, key=f"{first.topic}:{first.key}", message=message)
 
 
-def counted(message: str, count: int) -> str:
+def counted(topic: str, message: str, count: int) -> str:
     """The words of an alert about several runs, with how many they are by now."""
-    return f"{count} runs of one sweep are in the same state{FIRST}{message.split(FIRST, 1)[-1]}"
+    where = {"sweep": "of one sweep", "plan": "of one plan"}.get(topic.partition(":")[0], "without a sweep")
+    who = f"{count} runs {where} are" if count > 1 else f"Another run {where} is"
+    return f"{who} in the same state{FIRST}{message.split(FIRST, 1)[-1]}"
+
+
+def worth_telling(before: int, count: int) -> bool:
+    """Whether so many more are told of again: at 10, 100, 1000, …"""
+    return before > 0 and len(str(count)) > len(str(before))
 
 
 def span(seconds: float) -> str:

@@ -107,9 +107,9 @@ CALLS: list[tuple[str, dict[str, Any], dict[str, Any], list[Asked]]] = [
     ("usage", {"by": "plan", "since": 1}, {}, [("GET", "/usage", None, {"by": "plan", "since": 1.0}, None)]),
     (
         "alerts",
-        {"status": "pending", "run_id": "r1"},
+        {"status": "pending", "run_id": "r1", "before": 7},
         {"GET /alerts": [{"id": "a1", "message": "?", "choices": ["yes"]}]},
-        [("GET", "/alerts", None, {"status": "pending", "run_id": "r1", "limit": 20}, None)],
+        [("GET", "/alerts", None, {"status": "pending", "run_id": "r1", "limit": 20, "before": 7}, None)],
     ),
     ("check_plan", {"raw_markdown": "# x"}, {}, [("POST", "/plans/check", {"raw_markdown": "# x"}, {}, None)]),
     ("preview_run", {"run": ASKED}, {}, [("POST", "/runs", BODY | {"dry_run": True}, {}, None)]),
@@ -339,3 +339,12 @@ def test_a_plans_goal_is_not_passed_over() -> None:
     result = call(StubCaller({}), "save_plan", plan_id="p1", raw_markdown="x", goal="another")
     assert result.is_error
     assert "goal stays what it was" in words(result)
+
+
+def test_an_alert_about_thousands_of_runs_shows_its_choices_and_the_other_alerts() -> None:
+    many = {"id": "a0", "message": "?", "choices": ["ignore", "rerun"], "run_ids": [f"r{n:05}" for n in range(5000)]}
+    others = [{"id": f"a{n}", "message": "?", "choices": ["ignore"], "run_ids": ["r1"]} for n in range(1, 11)]
+    shown = data(call(StubCaller({"GET /alerts": [many, *others]}), "alerts"))["alerts"]
+    assert len(shown) == 11
+    assert shown[0]["choices"] == ["ignore", "rerun"]
+    assert (len(shown[0]["run_ids"]), shown[0]["more_runs"]) == (10, 4990)

@@ -160,7 +160,8 @@ def test_runs_of_a_sweep_that_ask_for_the_same_and_fail_alike_are_one_topic() ->
     def topic(**fields: Any) -> str | None:
         return raised(rules.failed(run(**fields), why())).topic
 
-    assert topic() is None
+    assert topic() == topic(id="r9")
+    assert topic(plan_id="p") not in {topic(), topic(plan_id="q")}
     one = topic(sweep_id="s", reason="TIMEOUT", resources={"time": 5})
     assert one == topic(id="r2", sweep_id="s", reason="TIMEOUT", resources={"time": 5})
     assert one not in {
@@ -174,8 +175,30 @@ def test_the_words_of_several_count_them_and_tell_of_the_first() -> None:
     first = raised(rules.failed(run(sweep_id="s"), why()))
     several = rules.of_several(first, 6)
     assert several.message.startswith("6 runs of one sweep are in the same state. The first: Run r1 (train) has failed")
-    assert rules.counted(several.message, 70).startswith("70 runs")
-    assert rules.counted(several.message, 70).endswith(first.message)
+    assert several.topic is not None
+    assert rules.counted(several.topic, several.message, 70).startswith("70 runs")
+    assert rules.counted(several.topic, several.message, 70).endswith(first.message)
+
+
+@pytest.mark.parametrize(
+    ("fields", "count", "words"),
+    [
+        ({"sweep_id": "s"}, 1, "Another run of one sweep is in the same state. The first: "),
+        ({"sweep_id": "s", "plan_id": "p"}, 2, "2 runs of one sweep are in"),
+        ({"plan_id": "p"}, 30, "30 runs of one plan are in"),
+        ({}, 30, "30 runs without a sweep are in"),
+    ],
+)
+def test_it_is_said_whose_runs_they_are(fields: dict[str, Any], count: int, words: str) -> None:
+    first = raised(rules.failed(run(**fields), why()))
+    assert rules.of_several(first, count).message.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("before", "count", "again"), [(0, 500, False), (1, 9, False), (9, 10, True), (10, 99, False), (99, 1000, True)]
+)
+def test_many_more_are_told_of_again(before: int, count: int, again: bool) -> None:
+    assert rules.worth_telling(before, count) is again
 
 
 def test_a_message_has_no_control_characters_and_an_end() -> None:

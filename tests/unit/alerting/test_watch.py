@@ -200,7 +200,7 @@ def test_a_run_that_cannot_be_explained_keeps_no_other_from_being_told_of(
     stored(database, run("r1"), run("r2"))
     fail(database, "r1", "r2")
     watch().look(NOW)
-    one, two = found(database)
+    one, two = sorted(found(database), key=lambda alert: alert.run_id or "")
     assert (one.run_id, two.run_id) == ("r1", "r2")
     assert "It broke. Why cannot be said: see the server's log." in one.message
     assert "KeyError" in caplog.text
@@ -275,6 +275,35 @@ def test_few_failures_of_a_sweep_are_alerts_of_their_own(database: Database, wat
     fail(database, *(f"r{number}" for number in range(5)))
     watch().look(NOW)
     assert len(found(database)) == 5
+
+
+def test_many_failures_without_a_sweep_are_one_alert_and_one_message(database: Database, watch: Watch) -> None:
+    database.writer.info[Recipients] = Recipients(("webhook:a",))
+    names = [f"r{number:03}" for number in range(500)]
+    stored(database, *(run(name) for name in names))
+    made = watch()
+    fail(database, *names)
+    made.look(NOW)
+    (alert,) = found(database)
+    assert alert.message.startswith("500 runs without a sweep")
+    assert sorted(members(database, alert)) == names
+    with database.read() as session:
+        assert len(session.exec(select(OutboxMessage)).all()) == 1
+
+
+def test_failures_that_come_one_by_one_are_told_of_when_they_are_many(database: Database, watch: Watch) -> None:
+    database.writer.info[Recipients] = Recipients(("webhook:a",))
+    names = [f"r{number:03}" for number in range(rules.MOST_ALONE + 12)]
+    stored(database, *(run(name, sweep_id="s") for name in names))
+    made = watch()
+    for name in names:
+        fail(database, name)
+        made.look(NOW)
+    with database.read() as session:
+        told = [str(message.payload["alert"]["message"]) for message in session.exec(select(OutboxMessage))]
+    assert len(told) == rules.MOST_ALONE + 2
+    assert told[-2].startswith("Another run of one sweep is in the same state")
+    assert told[-1].startswith("10 runs of one sweep are in the same state")
 
 
 def test_failures_that_come_one_by_one_join_after_a_few(database: Database, watch: Watch) -> None:
