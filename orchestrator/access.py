@@ -34,7 +34,7 @@ class Identity:
         """Whether the scope is among its own."""
         return scope == "read" or scope in self.scopes or ADMIN in self.scopes
 
-    def owns(self, what: str, made_by: str) -> None:
+    def check_own(self, what: str, made_by: str) -> None:
         """Raises Forbidden where it may not change what somebody else made: who needs a plan changes its own alone,
         unless it could approve one."""
         if self.require_plan and not self.may("approve") and made_by != self.actor:
@@ -81,16 +81,16 @@ class Access:
         """
         if not token:
             raise Unauthorized(
-                "This needs a token: send it as X-Auth-Token or as Authorization: Bearer. It is in $ORC_HOME/token."
+                "This needs a token: send the one that you were given, as X-Auth-Token or as Authorization: Bearer."
             )
         found = self._known.get(digest(token))
         if found is None:
             raise Unauthorized(
-                "The token is not one of this server's, or was revoked. The first one is in $ORC_HOME/token."
+                "The token is not one of this server's, or was revoked: ask who gave it to you for another."
             )
         if found.expires_at is not None and found.expires_at <= time.time():
             raise Unauthorized(
-                f"The token {found.name!r} has expired: `orc token rotate {found.name}` makes a new one."
+                f"The token {found.name!r} has expired: `orc token rotate {found.name} --expires 12h` makes a new one."
             )
         return found
 

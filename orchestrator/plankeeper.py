@@ -69,8 +69,8 @@ def _settle(session: Session, done: Sequence[str], spent: dict[str, str], news: 
     for alert in news:
         alerts.raise_alert(session, alert)
     for plan_id, words in spent.items():
-        for run_id in session.exec(select(Run.id).where(*_stoppable(plan_id))).all():
-            runs.stop(session, run_id, SERVICE, words)
+        for run in session.exec(select(Run).where(*_stoppable(plan_id))).all():
+            runs.end(session, run, SERVICE, words)
 
 
 def _stoppable(plan_id: str) -> tuple[Any, ...]:

@@ -131,7 +131,7 @@ def delete(session: Session, plan_id: str, identity: Identity) -> None:
 
 def _own(plan: Plan, identity: Identity) -> Plan:
     """The plan, where it is the identity's to change. Raises Forbidden."""
-    identity.owns(f"Plan {plan.id}", plan.created_by)
+    identity.check_own(f"Plan {plan.id}", plan.created_by)
     return plan
 
 

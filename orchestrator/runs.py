@@ -222,7 +222,7 @@ def _parents(session: Session, parent_ids: Iterable[str]) -> list[Run]:
 def update(session: Session, run_id: str, fields: dict[str, Any], identity: Identity) -> Run:
     """Changes name, command or workdir (``RunChecks.changes``); what is executing keeps its command."""
     run = get(session, run_id)
-    identity.owns(f"Run {run.id}", run.created_by)
+    _own(session, run, identity)
     if {"command", "workdir"} & set(fields) and (RunStatus(run.status) in LIVE or run.submission_id):
         raise Conflict(f"Run {run.id} is {run.status}: its command and workdir cannot change now.")
     if {"command", "workdir"} & set(fields) and RunStatus(run.status).terminal:
@@ -247,9 +247,24 @@ def queue(session: Session, run_id: str, identity: Identity, *, allow_queued: bo
     return run
 
 
-def stop(session: Session, run_id: str, actor: Actor, why: str = "") -> Run:
-    """A recorded wish: what has not been handed over stops at once, the rest when its executor has done it."""
+def _own(session: Session, run: Run, identity: Identity) -> None:
+    """Raises Forbidden for who needs a plan, where neither the run nor its plan is its own."""
+    if not identity.require_plan or run.created_by == identity.actor:
+        return
+    plan = _reference(session, Plan, "plan", run.plan_id)
+    if plan is None or identity.actor not in {plan.created_by, plan.executed_by}:
+        identity.check_own(f"Run {run.id}", run.created_by)
+
+
+def stop(session: Session, run_id: str, identity: Identity) -> Run:
+    """Somebody wants it to stop. Raises BadTransition for one that does not wait or execute."""
     run = get(session, run_id)
+    _own(session, run, identity)
+    return end(session, run, identity.actor)
+
+
+def end(session: Session, run: Run, actor: Actor, why: str = "") -> Run:
+    """A recorded wish: what has not been handed over stops at once, the rest when its executor has done it."""
     status = RunStatus(run.status)
     if status is not RunStatus.QUEUED and status not in LIVE:
         raise BadTransition(f"Run {run.id} is {status}; only a queued, launching or running run can be stopped.")
@@ -261,9 +276,10 @@ def stop(session: Session, run_id: str, actor: Actor, why: str = "") -> Run:
     return run
 
 
-def hold(session: Session, run_id: str, actor: Actor) -> Run:
+def hold(session: Session, run_id: str, identity: Identity) -> Run:
     """Keeps a run from starting until it is released; in Slurm's queue too. Raises BadTransition once it has begun."""
-    run = get(session, run_id)
+    run, actor = get(session, run_id), identity.actor
+    _own(session, run, identity)
     if RunStatus(run.status) not in {RunStatus.READY, RunStatus.QUEUED}:
         raise BadTransition(f"Run {run.id} is {run.status}; only a run that has not begun can be held.")
     fields = {"held": True, "wishes": _wishes(run, "hold", without="release")}
@@ -351,14 +367,15 @@ def rerun_draft(checks: RunChecks, run: Run, body: RunRerun) -> Draft:
     return checks.draft(again)
 
 
-def archive(session: Session, run_id: str, actor: Actor, *, archived: bool) -> Run:
+def archive(session: Session, run_id: str, identity: Identity, *, archived: bool) -> Run:
     """Hides a run from lists, or shows it again."""
     run = get(session, run_id)
+    _own(session, run, identity)
     if archived and (RunStatus(run.status) in LIVE or run.status == RunStatus.QUEUED):
         raise BadTransition(f"Run {run.id} is {run.status}; stop it before you archive it.")
     kind = "run.archived" if archived else "run.unarchived"
     fields = {"is_archived": archived} | (dismissed(run) if archived else {})
-    change(session, run, actor, kind, f"run:{run.id}", fields)
+    change(session, run, identity.actor, kind, f"run:{run.id}", fields)
     return run
 
 

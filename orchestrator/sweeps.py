@@ -10,10 +10,10 @@ from sqlmodel import Session, col, func, select
 
 from orchestrator import grid, ids, runs
 from orchestrator.access import Identity
-from orchestrator.admission import OPEN, Admission, plan_of
+from orchestrator.admission import OPEN, Admission, bounds_of, plan_of
 from orchestrator.drafts import Draft, RunChecks
 from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
-from orchestrator.journal import Actor, change, move, record
+from orchestrator.journal import change, move, record
 from orchestrator.models import Plan, Run, Sweep
 from orchestrator.planning.values import PARAMETER_NAME
 from orchestrator.shapes import RunCreate, RunTerms, SweepCreate, SweepUpdate, SweepWild
@@ -142,17 +142,15 @@ def listing(session: Session, limit: int, before: int | None = None, plan_id: st
 
 def create_wild(session: Session, body: SweepWild, identity: Identity) -> Sweep:
     """An empty tracking sweep."""
-    return _create(session, identity, is_wild=True, status="pending", **body.model_dump())
+    plan = _named(session, body.plan_id)
+    return _create(session, plan, identity, is_wild=True, status="pending", **body.model_dump(exclude={"plan_id"}))
 
 
-def _create(session: Session, identity: Identity, **columns: Any) -> Sweep:
-    plan_id, actor = columns.get("plan_id"), identity.actor
-    plan = session.exec(select(Plan).where(col(Plan.id) == plan_id)).first() if plan_id is not None else None
-    if plan_id is not None and plan is None:
-        raise NotFound("plan", plan_id)
+def _create(session: Session, plan: Plan | None, identity: Identity, **columns: Any) -> Sweep:
     if plan is not None and plan.status not in OPEN:  # what refers to a draft keeps its maker from deleting it
-        identity.owns(f"Plan {plan.id}", plan.created_by)
-    sweep = Sweep(id=ids.run_id(), created_at=time.time(), created_by=actor, **columns)
+        identity.check_own(f"Plan {plan.id}", plan.created_by)
+    plan_id, actor = plan.id if plan is not None else None, identity.actor
+    sweep = Sweep(id=ids.run_id(), created_at=time.time(), created_by=actor, plan_id=plan_id, **columns)
     session.add(sweep)
     outline = {name: getattr(sweep, name) for name in ("name", "goal", "base_command", "parameters", "plan_id")}
     record(session, actor, "sweep.created", f"sweep:{sweep.id}", sweep.name, None, outline)
@@ -234,15 +232,17 @@ def runs_of_draft(checks: RunChecks, sweep: Sweep, body: SweepUpdate, limit: int
 def create(session: Session, checks: RunChecks, made: SweepDraft, identity: Identity) -> Sweep:
     """A sweep and all its runs, in one transaction."""
     body = made.body
-    plan_id = body.plan_id if body.status == "draft" else _plan_id(session, body.plan_id, identity)
-    _parallel(session, plan_id, body.parallel, identity)
-    names = ("name", "base_command", "parameters", "max_runs", "goal", "chat_session_id", "ui_config", "parallel")
+    plan = _named(session, body.plan_id)
+    if plan is None and body.status != "draft":
+        plan = plan_of(session, identity, None, None)
+    names = ("name", "base_command", "parameters", "max_runs", "goal", "chat_session_id", "ui_config")
     template = body.model_dump(include=set(RunTerms.model_fields), exclude_none=True, mode="json")
     sweep = _create(
         session,
+        plan,
         identity,
         **{name: getattr(body, name) for name in (*names, "creation_context")},
-        plan_id=plan_id,
+        parallel=_at_once(session, plan, body.parallel, identity),
         workdir=made.workdir,
         status=body.status or "pending",
         template=template,
@@ -251,15 +251,24 @@ def create(session: Session, checks: RunChecks, made: SweepDraft, identity: Iden
     return sweep
 
 
-def _plan_id(session: Session, plan_id: str | None, identity: Identity) -> str | None:
-    """The plan of a sweep whose runs are made now."""
-    plan = plan_of(session, identity, plan_id, None)
-    return plan.id if plan is not None else plan_id
-
-
-def _parallel(session: Session, plan_id: str | None, parallel: int | None, identity: Identity) -> None:
-    """Raises OutsidePlan for more at once than the sweep's plan allows."""
+def _named(session: Session, plan_id: str | None) -> Plan | None:
+    """The plan that a sweep names. Raises NotFound."""
     plan = session.exec(select(Plan).where(col(Plan.id) == plan_id)).first() if plan_id is not None else None
+    if plan_id is not None and plan is None:
+        raise NotFound("plan", plan_id)
+    return plan
+
+
+def _at_once(session: Session, plan: Plan | None, asked: int | None, identity: Identity) -> int | None:
+    """How many of a sweep's runs may go at once: what is left out is its plan's."""
+    bounds = bounds_of(plan)
+    wanted = bounds.terms.get("parallel") if asked is None and bounds is not None else asked
+    _parallel(session, plan, wanted, identity)
+    return wanted
+
+
+def _parallel(session: Session, plan: Plan | None, parallel: int | None, identity: Identity) -> None:
+    """Raises OutsidePlan for more at once than the sweep's plan allows."""
     if plan is not None:
         Admission(session, identity).term(plan, "parallel", parallel)
 
@@ -281,13 +290,15 @@ def update(
 ) -> Sweep:
     """Changes a sweep; its grid and command only while it has no runs. One that was a draft gets ``drafts``."""
     sweep = get(session, sweep_id)
-    identity.owns(f"Sweep {sweep.id}", sweep.created_by)
+    identity.check_own(f"Sweep {sweep.id}", sweep.created_by)
     fields = body.model_dump(exclude_unset=True)
     drafts = drafts if sweep.status == "draft" else []
     if drafts:
-        fields["plan_id"] = _plan_id(session, sweep.plan_id, identity)
-    if drafts or "parallel" in fields:
-        _parallel(session, fields.get("plan_id", sweep.plan_id), fields.get("parallel", sweep.parallel), identity)
+        plan = plan_of(session, identity, sweep.plan_id, None)
+        at_once = _at_once(session, plan, fields.get("parallel", sweep.parallel), identity)
+        fields |= {"plan_id": plan.id if plan is not None else None, "parallel": at_once}
+    elif "parallel" in fields:
+        _parallel(session, _named(session, sweep.plan_id), body.parallel, identity)
     structural = {"base_command", "workdir", "parameters", "max_runs"} & set(fields)
     if structural and session.exec(select(Run.id).where(col(Run.sweep_id) == sweep.id).limit(1)).first():
         raise Conflict(
@@ -309,8 +320,8 @@ def start(session: Session, sweep_id: str, parallel: int | None, identity: Ident
         raise BadTransition(f"Sweep {sweep.id} is a draft: set its status to pending first.")
     if parallel is not None:
         if sweep.plan_id is None:
-            identity.owns(f"Sweep {sweep.id}", sweep.created_by)
-        _parallel(session, sweep.plan_id, parallel, identity)
+            identity.check_own(f"Sweep {sweep.id}", sweep.created_by)
+        _parallel(session, _named(session, sweep.plan_id), parallel, identity)
         change(session, sweep, actor, "sweep.updated", f"sweep:{sweep.id}", {"parallel": parallel})
     ready = session.exec(
         select(Run)
@@ -333,7 +344,7 @@ def start(session: Session, sweep_id: str, parallel: int | None, identity: Ident
     return len(ready)
 
 
-def stop(session: Session, sweep_id: str, actor: Actor) -> int:
+def stop(session: Session, sweep_id: str, identity: Identity) -> int:
     """Asks every run that is not over to stop; ready ones stay ready."""
     sweep = get(session, sweep_id)
     wanted = [RunStatus.QUEUED, *LIVE]
@@ -343,8 +354,8 @@ def stop(session: Session, sweep_id: str, actor: Actor) -> int:
         )
     ).all()
     for run in found:
-        runs.stop(session, run.id, actor)
-    record(session, actor, "sweep.stop_requested", f"sweep:{sweep.id}", f"{len(found)} run(s) asked to stop.")
+        runs.stop(session, run.id, identity)
+    record(session, identity.actor, "sweep.stop_requested", f"sweep:{sweep.id}", f"{len(found)} run(s) asked to stop.")
     return len(found)
 
 

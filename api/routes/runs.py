@@ -128,17 +128,17 @@ def start(system: Sys, identity: Whose, run_id: str) -> Json:
 
 
 @router.post("/runs/{run_id}/stop")
-def stop(system: Sys, actor: Who, run_id: str) -> Json:
+def stop(system: Sys, identity: Whose, run_id: str) -> Json:
     """Asks a run to end: TERM, a grace, KILL, for its whole process tree."""
-    found = system.db.write(lambda session: runs.stop(session, run_id, actor))
+    found = system.db.write(lambda session: runs.stop(session, run_id, identity))
     message = "Run stopped" if RunStatus(found.status).terminal else "Run is being stopped"
     return Json(acted(message, found))
 
 
 @router.post("/runs/{run_id}/hold")
-def hold(system: Sys, actor: Who, run_id: str) -> Json:
+def hold(system: Sys, identity: Whose, run_id: str) -> Json:
     """Keeps a run from starting."""
-    return Json(acted("Run held", system.db.write(lambda session: runs.hold(session, run_id, actor))))
+    return Json(acted("Run held", system.db.write(lambda session: runs.hold(session, run_id, identity))))
 
 
 @router.post("/runs/{run_id}/release")
@@ -171,16 +171,16 @@ def rerun(system: Sys, identity: Whose, run_id: str, once: OnceOnly, body: RunRe
 
 
 @router.post("/runs/{run_id}/archive")
-def archive(system: Sys, actor: Who, run_id: str) -> Json:
+def archive(system: Sys, identity: Whose, run_id: str) -> Json:
     """Hides a run from lists."""
-    found = system.db.write(lambda session: runs.archive(session, run_id, actor, archived=True))
+    found = system.db.write(lambda session: runs.archive(session, run_id, identity, archived=True))
     return Json({"message": "Run archived", "run": runs.public(found)})
 
 
 @router.post("/runs/{run_id}/unarchive")
-def unarchive(system: Sys, actor: Who, run_id: str) -> Json:
+def unarchive(system: Sys, identity: Whose, run_id: str) -> Json:
     """Shows it again."""
-    found = system.db.write(lambda session: runs.archive(session, run_id, actor, archived=False))
+    found = system.db.write(lambda session: runs.archive(session, run_id, identity, archived=False))
     return Json({"message": "Run unarchived", "run": runs.public(found)})
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from sqlmodel import Session
 
 from api.answers import Json, page
-from api.deps import Before, Limit, OnceOnly, Sys, Who, Whose
+from api.deps import Before, Limit, OnceOnly, Sys, Whose
 from api.routes.runs import make_run, of_plan
 from orchestrator import runs, sweeps
 from orchestrator.models import Run
@@ -76,16 +76,16 @@ def start(
 
 
 @router.post("/sweeps/{sweep_id}/stop")
-def stop(system: Sys, actor: Who, sweep_id: str) -> Json:
+def stop(system: Sys, identity: Whose, sweep_id: str) -> Json:
     """Asks every run of the sweep that is not over to stop."""
-    count = system.db.write(lambda session: sweeps.stop(session, sweep_id, actor))
+    count = system.db.write(lambda session: sweeps.stop(session, sweep_id, identity))
     return Json({"message": f"{count} run(s) asked to stop", "sweep_id": sweep_id, "stopping": count})
 
 
 @router.post("/sweeps/{sweep_id}/hold")
-def hold(system: Sys, actor: Who, sweep_id: str) -> Json:
+def hold(system: Sys, identity: Whose, sweep_id: str) -> Json:
     """Keeps every run of the sweep that has not begun from starting."""
-    return _each(system, sweep_id, NOT_BEGUN, lambda session, run_id: runs.hold(session, run_id, actor))
+    return _each(system, sweep_id, NOT_BEGUN, lambda session, run_id: runs.hold(session, run_id, identity))
 
 
 @router.post("/sweeps/{sweep_id}/release")

@@ -122,7 +122,9 @@ class Changing(Toolbox):
 def _saved(plan: Json) -> Json:
     facts = {name: plan.get(name) for name in ("id", "status", "title", "problems", "overlap")}
     said = f"plan {plan['id']} saved as a draft: a person approves it with `orc plan approve {plan['id']}`"
-    if plan.get("problems"):
+    if plan.get("status") == "approved":
+        said = f"plan {plan['id']} says what was approved: call execute_plan"
+    elif plan.get("problems"):
         said += "; mend its problems first (save_plan with this plan_id)"
     return fit(without_nothing(facts) | {"next": said}, f"call plan with plan_id={plan['id']}")
 

@@ -97,13 +97,14 @@ def tools_of(box: type[Toolbox]) -> dict[str, Any]:
 
 def _told(method: Callable[..., Awaitable[Shown]]) -> Callable[..., Awaitable[CallToolResult]]:
     """The method as the SDK takes it: its answer as text and as data, its failure as words that say what to do."""
+    looks = bool(getattr(method, MARK).read_only_hint)
 
     @functools.wraps(method)
     async def call(**arguments: Any) -> CallToolResult:
         try:
             shown = await method(**arguments)
         except OrcError as error:
-            words, data = explain(error)
+            words, data = explain(error, looks=looks)
             return _result(words, data, failed=True)
         return _result(shown.words, shown.data) if isinstance(shown, Text) else _result(dumps(shown), shown)
 

@@ -29,13 +29,14 @@ _LOST = (
     "It may have been done all the same: look (run, runs, sweeps or plan) before you call again, or call again with "
     "the idempotency_key of the first call."
 )
+_AGAIN = "Nothing was changed: call it again."
 _LISTS = {"run": "runs", "sweep": "sweeps", "plan": "plans", "alert": "alerts"}
 
 
-def explain(error: OrcError) -> tuple[str, dict[str, Any]]:
-    """The words for the model, and the same as data."""
+def explain(error: OrcError, *, looks: bool = False) -> tuple[str, dict[str, Any]]:
+    """The words for the model, and the same as data. ``looks``: of a tool that changes nothing."""
     words = f"{error.field}: {error.message}" if isinstance(error, BadInput) else error.message
-    said: dict[str, Any] = {"error": cut(words, LIMIT // 2), "next": _next(error)}
+    said: dict[str, Any] = {"error": cut(words, LIMIT // 2), "next": _next(error, looks=looks)}
     if isinstance(error, RequestFailed):
         said |= {"status": error.status, "plan_id": error.plan_id, "diff": error.diff, "amendment": error.amendment}
     said = fit(without_nothing(said), "orc plan amend shows all of it to a person")
@@ -60,9 +61,9 @@ def _difference(item: dict[str, Any]) -> str:
     return f"- {item.get('field')}: the plan says {dumps(item.get('plan'))}, asked was {dumps(item.get('asked'))}"
 
 
-def _next(error: OrcError) -> str:
+def _next(error: OrcError, *, looks: bool) -> str:
     if isinstance(error, AnswerLost):
-        return _LOST
+        return _AGAIN if looks else _LOST
     if isinstance(error, ServerUnreachable):
         return _UNREACHABLE
     if isinstance(error, UntrustedServer):

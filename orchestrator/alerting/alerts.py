@@ -18,6 +18,8 @@ from orchestrator.shapes import AlertCreate
 from orchestrator.states import RunStatus
 
 AT_ONCE = 500
+SEEN = ("id", "name", "attempt", "reason", "error", "sweep_id", "plan_id", "started_at", "resources")
+SEEN_COLUMNS: tuple[Any, ...] = tuple(getattr(Run, name) for name in SEEN)
 HIDDEN = {"seq", "key", "topic"}
 
 
@@ -151,8 +153,7 @@ def retire(session: Session, keys: Iterable[str]) -> None:
 
 def seen_of(run: Any) -> Seen:
     """A run as the rules look at it: from its row, or from one with these columns."""
-    names = ("id", "name", "attempt", "reason", "error", "sweep_id", "plan_id", "started_at", "resources")
-    return Seen(**{name: getattr(run, name) for name in names}, ended=len(getattr(run, "history", ())))
+    return Seen(**{name: getattr(run, name) for name in SEEN}, ended=len(getattr(run, "history", ())))
 
 
 def standing(session: Session, alert: Alert) -> list[Run]:

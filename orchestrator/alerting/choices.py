@@ -91,7 +91,7 @@ def _carry_out(
     if choice == RERUN:
         outcome = _again(session, checks, found, made, identity)
     if choice == STOP or alert.rule == "pending":
-        outcome["stopped"] = [runs.stop(session, run.id, identity.actor).id for run in found]
+        outcome["stopped"] = [runs.stop(session, run.id, identity).id for run in found]
     return outcome
 
 

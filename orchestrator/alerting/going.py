@@ -23,11 +23,8 @@ from orchestrator.states import Reason, RunStatus
 log = logging.getLogger(__name__)
 PROBE_SPACING = 30.0
 
-_SEEN: tuple[Any, ...] = (
-    *(Run.id, Run.name, Run.attempt, Run.reason, Run.error, Run.sweep_id, Run.started_at, Run.resources),
-    *(Run.plan_id, Run.executor, Run.lease_gpus, Run.gpus),
-)
-_RUNNING = sql_select(*_SEEN).where(col(Run.status) == RunStatus.RUNNING)
+_COLUMNS: tuple[Any, ...] = (*alerts.SEEN_COLUMNS, Run.executor, Run.lease_gpus, Run.gpus)
+_RUNNING = sql_select(*_COLUMNS).where(col(Run.status) == RunStatus.RUNNING)
 _OF_RUNNING = col(Metric.run_id).in_(select(Run.id).where(col(Run.status) == RunStatus.RUNNING))
 _GREW: tuple[Any, ...] = (Metric.run_id, func.max(Metric.updated_at))
 _GROWN = sql_select(*_GREW).where(_OF_RUNNING).group_by(col(Metric.run_id))

@@ -34,6 +34,7 @@ class Sending(threading.Thread):
 class Gone:
     """In the place of a target that was configured when the message was stored, and is no more."""
 
-    def send(self, payload: Mapping[str, Any]) -> None:  # noqa: ARG002  (as every target)
+    def send(self, payload: Mapping[str, Any]) -> None:
         """Takes nothing; it may come back while the message waits."""
+        del payload
         raise NotTaken("No such target is configured any more (notify_webhooks, notify_apprise).")

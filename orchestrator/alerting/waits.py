@@ -14,10 +14,7 @@ from orchestrator.states import RunStatus
 AT_ONCE = 500  # explained within one look; the others within the next
 WANTED = frozenset({"BeginTime", "JobHeldUser"})  # Slurm's words for waiting that the user has asked for
 
-_COLUMNS: tuple[Any, ...] = (
-    *(Run.id, Run.name, Run.attempt, Run.reason, Run.error, Run.sweep_id, Run.started_at, Run.resources),
-    *(Run.plan_id, Run.queued_at, Run.history),
-)
+_COLUMNS: tuple[Any, ...] = (*alerts.SEEN_COLUMNS, Run.queued_at, Run.history)
 _QUEUED = sql_select(*_COLUMNS).where(col(Run.status) == RunStatus.QUEUED, col(Run.stop_requested_at).is_(None))
 _CHANGES: tuple[Any, ...] = (Event.subject, Event.at, Event.before, Event.after)
 

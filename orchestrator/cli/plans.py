@@ -149,7 +149,10 @@ def _sure(question: str, *, yes: bool) -> None:
 @app.command()
 def amend(
     plan_id: str,
-    file: Annotated[Path | None, typer.Option(help="An amendment (JSON); without: what was refused last.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="An amendment (JSON); without: what was refused last.", exists=True, dir_okay=False),
+    ] = None,
     refusal: Annotated[int | None, typer.Option(help="The refusal that is meant.")] = None,
     reason: Annotated[str, typer.Option(help="Why; it stays with the plan.")] = "",
     yes: YesFlag = False,
@@ -157,18 +160,31 @@ def amend(
 ) -> None:
     """Allows under an approved plan what was refused last, or what a file says."""
     with Client() as orc:
-        body = json.loads(file.read_text()) if file is not None else _refused(orc, plan_id, refusal, yes=yes)
+        body = _written(file) if file is not None else _refused(orc, plan_id, refusal, yes=yes)
         say(_indented(body))
         _sure(f"Allow this under plan {plan_id}?", yes=yes)
         _tell(orc.advance_plan(plan_id, "amendments", {**body, "reason": reason}), as_json=as_json)
+
+
+def _written(file: Path) -> dict[str, Any]:
+    """An amendment that somebody has written."""
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError as error:
+        usage(f"{file} is not JSON: {error}")
+    if not isinstance(found, dict):
+        usage(f'{file} is no amendment: an object like {{"budget": {{"runs": 12}}}}')
+    return found
 
 
 def _refused(orc: Client, plan_id: str, refusal: int | None, *, yes: bool) -> Any:
     """What would allow what was refused last: shown with who asked for it. Without a question it must be named, for
     another may have asked meanwhile."""
     last = orc.request("GET", f"/plans/{plan_id}/amendments")["refused"]
-    if last is None or (refusal is not None and last["id"] != refusal):
-        usage(f"nothing was refused under plan {plan_id} that is not allowed by now, or not refusal {refusal}")
+    if last is None:
+        usage(f"nothing was refused under plan {plan_id} since it was last amended or edited")
+    if refusal is not None and last["id"] != refusal:
+        usage(f"the last refusal under plan {plan_id} is {last['id']}, not {refusal}: only that one is kept")
     if yes and refusal is None:
         usage(f"--yes needs the refusal that is meant: --refusal {last['id']} is {last['by']}'s, {ago(last['at'])}")
     say(f"Refusal {last['id']} of {last['by']}, {ago(last['at'])}:")

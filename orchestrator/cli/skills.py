@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from orchestrator import home as home_files
-from orchestrator.cli.common import JsonFlag, emit, say, table
+from orchestrator.cli.common import JsonFlag, emit, say, table, usage
 from orchestrator.client import Client
 from orchestrator.guidance import skills
 
@@ -45,14 +45,18 @@ def render(
 
 @app.command()
 def install(
+    token: Annotated[str, typer.Option("--for", help="The name of the agent's token (orc token create NAME).")],
     names: Annotated[list[str] | None, typer.Argument(help="Which; without: all.")] = None,
     folder: Annotated[Path, typer.Option("--dir", help="The agent's folder of skills.")] = AGENTS,
 ) -> None:
-    """Writes the briefs as SKILL.md into an agent's folder, in place of what an earlier version wrote."""
+    """Writes the briefs as SKILL.md into an agent's folder, in place of what an earlier version wrote. They name the
+    agent's own token: with yours it could approve what it planned."""
     wanted = [skills.get(name) for name in names] if names else skills.everything()
-    header = home_files.admin_header(home_files.default_home())
+    file, header = home_files.token_files(home_files.default_home(), token)
+    if not header.is_file():
+        usage(f"there is no {header}: `orc token create {token} --scope plan --scope run --require-plan` makes it")
     for skill in wanted:
         path = folder.expanduser() / f"orc-{skill.name}" / "SKILL.md"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(skill.file(skills.unfilled(skill, header)))
+        path.write_text(skill.file(skills.unfilled(skill, file, header)))
         say(f"{skill.name}: {path}")

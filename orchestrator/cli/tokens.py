@@ -13,6 +13,10 @@ app = typer.Typer(help="Tokens: who may do what, and until when.", no_args_is_he
 UNITS = {"m": 60, "h": 3600, "d": 86_400}
 Expires = Annotated[str | None, typer.Option(help="In how long it ends: 90m, 12h, 30d. Without: never.")]
 
+Renewed = Annotated[
+    str | None, typer.Option("--expires", help="In how long it ends: 90m, 12h, 30d. Without: as before.")
+]
+
 
 @app.command()
 def create(
@@ -44,7 +48,7 @@ def list_(as_json: JsonFlag = False) -> None:
 
 
 @app.command()
-def rotate(name: str, expires: Expires = None, as_json: JsonFlag = False) -> None:
+def rotate(name: str, expires: Renewed = None, as_json: JsonFlag = False) -> None:
     """Makes a new secret in place of the old one; "admin" is the first token."""
     with Client() as orc:
         _tell(orc.request("POST", f"/tokens/{name}/rotate", {"expires_at": _moment(expires)}), as_json=as_json)

@@ -54,9 +54,11 @@ def _read(path: Path) -> Skill:
     return Skill(fields["name"], fields["description"], variables, text[head.end() :])
 
 
-def unfilled(skill: Skill, header: Path) -> dict[str, str]:
-    """What stands for the variables in a file that is read without a server. ``header``: the token's file for curl."""
-    live = f'(Live: `orc skill render {skill.name} --goal "…"` prints this text with all of it filled in.)'
+def unfilled(skill: Skill, token: Path, header: Path) -> dict[str, str]:
+    """What stands for the variables in a file that is read without a server. ``token``: the reader's file; ``header``:
+    the same for curl."""
+    render = f'ORC_TOKEN_FILE={shlex.quote(str(token))} orc skill render {skill.name} --goal "…"'
+    live = f"(Live: `{render}` prints this text with all of it filled in.)"
     return dict.fromkeys(skill.variables, live) | {
         "goal": "(What you were asked for.)",
         "server_url": "$ORC_URL",

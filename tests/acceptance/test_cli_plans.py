@@ -79,9 +79,30 @@ def test_briefs_are_shown_filled_in_and_installed(orc: Orc, tmp_path: Path) -> N
     assert "plan" in orc("skill", "list").stdout
     assert "{{goal}}" in orc("skill", "show", "plan").stdout
     assert "a good rate" in orc("skill", "render", "plan", "--goal", "a good rate").stdout
-    assert orc("skill", "install", "--dir", str(tmp_path / "skills")).returncode == 0
+    missing = orc("skill", "install", "--for", "agent", "--dir", str(tmp_path / "skills"))
+    assert missing.returncode == 2
+    assert "orc token create agent" in missing.stderr
+    orc("token", "create", "agent", "--scope", "plan", "--require-plan")
+    assert orc("skill", "install", "--for", "agent", "--dir", str(tmp_path / "skills")).returncode == 0
     for name in ("plan", "watch"):
         text = (tmp_path / "skills" / f"orc-{name}" / "SKILL.md").read_text()
         assert text.startswith(f"---\nname: orc-{name}\ndescription: ")
         assert "{{" not in text
+        assert f"@{orc.home / 'tokens' / 'agent.header'}" in text
+        assert str(orc.home / "header") not in text  # an agent with that could approve what it planned
     assert "### Compute Setup" in orc("advice").stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(None, "does not exist"), ("{not json", "is not JSON"), ("[1]", "an object")]
+)
+def test_an_amendment_that_cannot_be_read_is_told_in_words(
+    orc: Orc, tmp_path: Path, text: str | None, said: str
+) -> None:
+    file = tmp_path / "amendment.json"
+    if text is not None:
+        file.write_text(text)
+    done = orc("plan", "amend", "p", "--file", str(file), "--yes")
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr

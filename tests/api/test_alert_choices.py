@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete
+from sqlmodel import col
 
 from orchestrator import runs
 from orchestrator.alerting import alerts
@@ -215,7 +216,7 @@ def several(service: InProcess, plan: Json, count: int, **fields: Any) -> Json:
             for old in alerts.listing(session, alerts.Filter(run_id=run["id"])):
                 old.key, old.topic = None, None
                 session.add(old)
-        session.exec(delete(AlertRun).where(AlertRun.run_id.in_([run["id"] for run in found])))  # type: ignore[attr-defined]
+        session.exec(delete(AlertRun).where(col(AlertRun.run_id).in_([run["id"] for run in found])))
         session.flush()
         news = [Raised("failed", alert_key(run), "warning", "m", choices, run["id"], topic=topic) for run in found]
         alerts.raise_all(session, news)

@@ -419,9 +419,46 @@ def test_how_many_at_once_binds_a_sweep_that_names_no_plan(service: InProcess) -
     agent.execute(plan, auto_start=False)
     wide = {"name": "w", "base_command": "echo", "parameters": {"lr": [0.1, 0.01], "seed": [1, 2]}}
     assert diff_of(agent("POST", "/sweeps", {**wide, "parallel": 4})) == {"parallel": (1, 4)}
-    saved = agent("POST", "/sweeps", {**wide, "status": "draft"})
+    saved = agent("POST", "/sweeps", {**wide, "status": "draft", "parallel": 4})
     assert saved.status_code == 200, saved.text
-    assert diff_of(agent("PUT", f"/sweeps/{saved.json()['id']}", {"status": "running"})) == {"parallel": (1, None)}
+    assert diff_of(agent("PUT", f"/sweeps/{saved.json()['id']}", {"status": "running"})) == {"parallel": (1, 4)}
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_a_sweep_that_leaves_out_how_many_at_once_has_its_plans(service: InProcess, agent: Agent, draft: bool) -> None:
+    plan = agent.saved(bindable("echo --lr={lr} --seed={seed}", more="parallel = 2"))
+    grid = {"base_command": "echo", "parameters": {"lr": [0.1, 0.01], "seed": [1, 2]}, "plan_id": plan["id"]}
+    made = agent("POST", "/sweeps", {"name": "w", **grid, **({"status": "draft"} if draft else {})})
+    assert made.status_code == 200, made.text
+    agent("PUT", f"/sweeps/{made.json()['id']}", {"status": "pending"}).raise_for_status()
+    shown = service.get(f"/sweeps/{made.json()['id']}")
+    assert (shown["parallel"], len(shown["run_ids"])) == (2, 4)
+
+
+# -- what is somebody else's, and goes on ------------------------------------------------------------------------------
+
+
+def test_what_is_somebody_elses_goes_on(service: InProcess, agent: Agent) -> None:
+    run = service.run("sleep 600")
+    sweep = service.post("/sweeps", {"name": "s", "base_command": "sleep 600; :", "parameters": {"a": [1]}})
+    service.post(f"/sweeps/{sweep['id']}/start")
+    for path in (f"/runs/{run['id']}/stop", f"/sweeps/{sweep['id']}/stop"):
+        assert agent("POST", path).status_code == 403
+    for action in ("hold", "archive"):
+        ready = service.post("/runs", {"name": "x", "command": "true"})
+        assert agent("POST", f"/runs/{ready['id']}/{action}").status_code == 403
+    assert service.get(f"/runs/{run['id']}")["reason"] != "STOPPING"
+    stopped(service, [run, service.get(f"/runs/{sweep['run_ids'][0]}")])
+
+
+def test_an_agent_stops_what_its_plan_runs_whoever_executed_it(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved(bindable("sleep 600; echo lr={lr} seed={seed}"))
+    service.post(f"/plans/{plan['id']}/execute")
+    runs = agent("GET", f"/runs?plan_id={plan['id']}").json()
+    assert {run["created_by"] for run in runs} == {"token:admin"}
+    for run in runs:
+        agent("POST", f"/runs/{run['id']}/stop").raise_for_status()
+    stopped(service, runs)
 
 
 # -- refusals and what would allow them --------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """Moves of a run, as they are stored: what was seen late is dated when it was."""
 
 import time
+from functools import partial
 
 import pytest
+from sqlmodel import Session
 
 from orchestrator import ids, runs
 from orchestrator.db import Database
@@ -11,13 +13,17 @@ from orchestrator.models import Run
 from orchestrator.states import Move, RunStatus
 
 
+def make(session: Session, run_id: str, made: Move) -> None:
+    move(session, runs.get(session, run_id), made)
+
+
 def moved(database: Database, *moves: Move) -> Run:
     """A queued run after these moves."""
     run_id = ids.run_id()
     queued = Run(id=run_id, name="r", command="true", status="queued", executor="slurm", queued_at=time.time())
     database.write(lambda session: session.add(queued))
     for made in moves:
-        database.write(lambda session, made=made: move(session, runs.get(session, run_id), made))  # type: ignore[misc]
+        database.write(partial(make, run_id=run_id, made=made))
     with database.read() as session:
         return runs.get(session, run_id)
 

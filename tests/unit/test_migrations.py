@@ -1,5 +1,7 @@
 """The migrations make exactly the tables that the code uses."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel, select
 
@@ -21,6 +24,18 @@ def made(path: Path) -> Database:
     database = Database(f"sqlite:///{path}")
     migrate(database)
     return database
+
+
+@contextmanager
+def older(database: Database, version: str) -> Iterator[tuple[Connection, Config]]:
+    """The database as an older version left it."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with database.writer_engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, version)
+        yield connection, config
+        connection.commit()
 
 
 def test_migrated_tables_are_the_models_tables(tmp_path: Path) -> None:
@@ -50,17 +65,12 @@ def test_a_database_of_a_newer_version_is_refused_in_words(tmp_path: Path) -> No
 
 def test_alerts_of_an_older_version_are_kept(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'a.db'}")
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with database.writer_engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0003")
+    with older(database, "0003") as (connection, config):
         columns = "id, run_id, timestamp, severity, message, choices, status, auto_session"
         row = """'a1', 'r1', 1.0, 'info', 'm', '["a"]', 'pending', 0"""
         connection.exec_driver_sql(f"INSERT INTO alerts ({columns}) VALUES ({row})")
         command.upgrade(config, "head")
         command.downgrade(config, "0003")
-        connection.commit()
     migrate(database)
     with database.read() as session:
         (alert,) = session.exec(select(Alert)).all()
@@ -70,15 +80,10 @@ def test_alerts_of_an_older_version_are_kept(tmp_path: Path) -> None:
 
 def test_what_failed_before_there_were_alerts_is_not_looked_for(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'a.db'}")
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with database.writer_engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0003")
+    with older(database, "0003") as (connection, _):
         for number in range(3):
             row = f"1.0, 'service', 'run.failed', 'run:r{number}', ''"
             connection.exec_driver_sql(f"INSERT INTO events (at, actor, kind, subject, message) VALUES ({row})")
-        connection.commit()
     migrate(database)
     with database.read() as session:
         assert session.exec(select(WatchedUntil.event_id)).one() == 3

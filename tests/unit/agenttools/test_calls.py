@@ -348,3 +348,10 @@ def test_an_alert_about_thousands_of_runs_shows_its_choices_and_the_other_alerts
     assert len(shown) == 11
     assert shown[0]["choices"] == ["ignore", "rerun"]
     assert (len(shown[0]["run_ids"]), shown[0]["more_runs"]) == (10, 4990)
+
+
+def test_saving_what_was_approved_says_that_it_may_run() -> None:
+    caller = StubCaller({"PATCH /plans/p1": {**PLAN, "status": "approved"}})
+    found = data(call(caller, "save_plan", plan_id="p1", raw_markdown="x"))
+    assert "execute_plan" in found["next"]
+    assert "draft" not in found["next"]

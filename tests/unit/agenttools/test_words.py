@@ -47,6 +47,12 @@ def test_what_was_said_and_what_to_do(error: OrcError, said: str, follows: str) 
     assert follows in data["next"]
 
 
+def test_a_look_without_an_answer_is_taken_again() -> None:
+    words, data = explain(AnswerLost("No answer."), looks=True)
+    assert "call it again" in words
+    assert "idempotency_key" not in data["next"]
+
+
 def test_a_failure_is_short_however_long_its_words() -> None:
     diff = [{"field": f"env.{number}", "plan": None, "asked": "x" * 1000} for number in range(1000)]
     words, data = explain(
