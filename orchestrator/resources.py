@@ -3,7 +3,9 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from orchestrator.strict import Strict
 
 _MEMORY = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*(?:([KMGT])(?:i?B)?)?", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -82,11 +84,11 @@ Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,4096}$")]
 OptionText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.,:;=@+%/&|()*\[\]^~ \-]{1,1000}$")]
 
 
-class Resources(BaseModel):
+class Resources(Strict):
     """What a run asks for; ``gpus`` and ``cpus`` are per node, ``mem`` (per node) as "16G", ``time`` as "8:00:00" or
     minutes. From ``nodes`` on they are Slurm's; ``slurm`` holds any other option of sbatch by its long name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     gpus: int | None = Field(default=None, ge=0, le=1024)
     cpus: int | None = Field(default=None, ge=1, le=65536)
@@ -123,10 +125,10 @@ class Resources(BaseModel):
         return self.nodes or 1
 
 
-class Container(BaseModel):
+class Container(Strict):
     """The image that the command runs in. ``binds``: as "/data" or "/data:/inside:ro"."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     image: Line
     engine: Literal["apptainer", "pyxis"] = "apptainer"

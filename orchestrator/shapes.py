@@ -3,10 +3,11 @@
 import math
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from orchestrator.environments.model import EnvironmentAsked
 from orchestrator.resources import Container, Resources, TimeLimit
+from orchestrator.strict import Strict
 
 MAX_DEPTH = 100
 LARGEST = 1_000_000_000
@@ -59,10 +60,9 @@ def _clean_text(value: str, place: str) -> None:
         raise ValueError(f"{place} is not valid Unicode (half of a surrogate pair)") from None
 
 
-class Body(BaseModel):
+class Body(Strict):
     """What every request body has in common."""
 
-    model_config = ConfigDict(extra="forbid")
     finite: ClassVar[bool] = True
     not_null: ClassVar[frozenset[str]] = frozenset()
 

@@ -3,9 +3,10 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from orchestrator.environments.text import is_one_line
+from orchestrator.strict import Strict
 
 CondaTool = Literal["conda", "mamba", "micromamba"]
 LEVELS_UP = 3  # parents of the workdir that may be its project's root
@@ -38,14 +39,14 @@ Line = Annotated[str, Field(max_length=4096), AfterValidator(_one_line)]
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_/][A-Za-z0-9_./+@:=,~-]*$", max_length=500)]
 
 
-class Environment(BaseModel):
+class Environment(Strict):
     """What is applied before a run's command, in this order: modules; a virtualenv or a conda environment; a script.
 
     Paths are absolute, relative to the workdir, or begin with ``~/``; nothing else in them is expanded. Nothing is ever
     installed. At most one of ``venv``, ``conda`` and ``uv``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     modules: list[ModuleName] = Field(
         default_factory=list,

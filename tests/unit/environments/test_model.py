@@ -34,8 +34,8 @@ def test_an_environment_is_auto_or_written_out_or_none() -> None:
         ({"conda": "-h"}, 'begins with no "-"'),
         ({"conda": ".."}, 'begins with no "-"'),
         ({"conda_tool": "pixi"}, "'micromamba'"),
-        ({"pip": "x"}, "Extra inputs"),
-        (["auto"], "valid dictionary"),
+        ({"pip": "x"}, "There is no such field; there are modules, venv"),
+        (["auto"], "an object with names and values"),
     ],
 )
 def test_what_cannot_be_is_refused_once_and_in_words(value: Any, words: str) -> None:
