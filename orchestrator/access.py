@@ -86,7 +86,8 @@ class Access:
         found = self._known.get(digest(token))
         if found is None:
             raise Unauthorized(
-                "The token is not one of this server's, or was revoked: ask who gave it to you for another."
+                "The token is not one of this server's, or was revoked. Who runs the server makes another with "
+                "`orc token create`."
             )
         if found.expires_at is not None and found.expires_at <= time.time():
             raise Unauthorized(

@@ -29,6 +29,12 @@ from orchestrator.states import LIVE, RunStatus
 OPEN = ("approved", "executing")
 ENDED = ("completed", "archived")
 TERMINAL = [status for status in RunStatus if status.terminal]
+# What is told of a plan under which nothing runs.
+_CLOSED = {
+    "draft": "it runs nothing before a person has approved it (orc plan approve {}).",
+    "completed": "it runs nothing any more, but for reruns of its own runs.",
+    "archived": "it runs nothing any more.",
+}
 # Options of sbatch that change neither how much is allocated nor for how long.
 HARMLESS = frozenset({"comment", "mail-type", "mail-user", "hint", "open-mode", "wckey"})
 # More differences than this (or so many characters) nobody reads: such a refusal cannot be allowed in one step.
@@ -98,8 +104,8 @@ def _only_one(session: Session, identity: Identity) -> Plan:
         names = ", ".join(f"{plan.id} ({plan.title[:60]})" for plan in found)
         raise Forbidden(f"{len(found)} plans of {identity.name!r} are executing: name one as plan_id: {names}.")
     raise Forbidden(
-        f"The token {identity.name!r} runs only what an approved plan says, and no plan was named (plan_id). "
-        "Save one (POST /plans); a person approves it."
+        f"The token {identity.name!r} runs only what an approved plan says: no plan was named (plan_id), and none of "
+        "its own is executing. Name the plan, or save one, which a person approves."
     )
 
 
@@ -135,7 +141,7 @@ class Admission:
 
         Raises Forbidden for a plan that is not approved, or BadInput for what a budget of GPU-hours cannot count.
         """
-        bounds, params = self._open(plan), draft.sweep_params
+        bounds, params = self._open(plan, draft.body.parent_run_id), draft.sweep_params
         columns = draft.terms.columns
         needs = gpu_seconds(columns, draft.terms.cpus)
         if plan is not None and bounds is not None:
@@ -157,9 +163,9 @@ class Admission:
         if self._identity.require_plan and bounds is not None and command not in bounds.commands:
             raise refusal(plan, [Difference("template", shown(bounds.commands), command)])
 
-    def term(self, plan: Plan | None, name: str, asked: Any) -> None:
+    def term(self, plan: Plan | None, name: str, asked: Any, run: Run | None = None) -> None:
         """Raises OutsidePlan for a single term (of a sweep, or of a run that was made) that the plan does not allow."""
-        bounds = self._open(plan)
+        bounds = self._open(plan, run.parent_run_id if run is not None else None)
         if self._identity.require_plan and plan is not None and bounds is not None and not within(bounds, name, asked):
             raise refusal(plan, [Difference(name, bounds.terms.get(name), asked)])
 
@@ -188,7 +194,7 @@ class Admission:
         return plan_of(self._session, self._identity, run.plan_id, None)
 
     def _changed(self, plan: Plan | None, run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
-        bounds = self._open(plan)
+        bounds = self._open(plan, run.parent_run_id)
         if plan is None or bounds is None:
             return dict(changes)
         columns = {**run.model_dump(), **changes}
@@ -208,15 +214,24 @@ class Admission:
         run.reserved_gpu_seconds = needs or 0.0
         return {**changes, "sweep_params": told or run.sweep_params}
 
-    def _open(self, plan: Plan | None) -> Bounds | None:
-        """Its bounds. Raises Forbidden where a plan is needed and this one is not approved, or not any more."""
+    def _open(self, plan: Plan | None, parent: str | None = None) -> Bounds | None:
+        """Its bounds. Raises Forbidden where a plan is needed and this one is not approved, or not any more.
+
+        ``parent``: the run that is run again. A completed plan still allows that of its own: its last run ends it, and
+        may be the one that failed.
+        """
         if self._identity.require_plan and (plan is None or plan.status not in OPEN):
             if plan is None:
                 _only_one(self._session, self._identity)  # says what is missing
                 raise Forbidden("The plan is gone.")
-            words = "a person approves it first" if plan.status == "draft" else "it runs nothing any more"
-            raise Forbidden(f"Plan {plan.id} is {plan.status}: {words}.")
+            if plan.status != "completed" or not self._repeats(plan, parent):
+                raise Forbidden(f"Plan {plan.id} is {plan.status}: {_CLOSED[plan.status].format(plan.id)}")
         return bounds_of(plan)
+
+    def _repeats(self, plan: Plan, parent: str | None) -> bool:
+        """Whether the run that is run again is one of the plan's."""
+        query = select(Run.plan_id).where(col(Run.id) == parent)
+        return parent is not None and self._session.exec(query).first() == plan.id
 
     def _hold(self, plan: Plan, bounds: Bounds, found: list[Difference], more: Spent) -> None:
         """Counts so much more, and notes all that is outside."""

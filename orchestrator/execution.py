@@ -13,8 +13,8 @@ from orchestrator.errors import BadInput
 from orchestrator.journal import change
 from orchestrator.models import Plan
 from orchestrator.planning.reading import reading
-from orchestrator.planning.template import fill, named, quoted_twice
-from orchestrator.shapes import PlanExecute, PlanTerms, RunTerms, SweepCreate
+from orchestrator.planning.template import fill, named
+from orchestrator.shapes import PlanBlock, PlanExecute, PlanTerms, RunTerms, SweepCreate
 from orchestrator.sweeps import SweepDraft
 
 
@@ -31,9 +31,7 @@ def draft(checks: RunChecks, plan: Plan, body: PlanExecute, limit: int) -> Execu
     if terms.command is None:
         return Execution(None)
     grid = _grid(plan, terms.command)
-    doubly = quoted_twice(terms.command, grid)
-    if doubly:
-        raise BadInput("command", f"Write {{{doubly[0]}}} without quotes: its values get their own, and two are none.")
+    sweeps.check_places(terms.command, grid, "command")
     given = terms.model_dump(mode="json", exclude_unset=True, include=set(RunTerms.model_fields))
     sweep = SweepCreate.model_validate(
         {
@@ -63,12 +61,11 @@ def _grid(plan: Plan, command: str) -> dict[str, Any]:
 
 
 def _asked(plan: Plan, body: PlanExecute) -> PlanTerms:
-    """The request over what was approved."""
-    block, bounds = reading(plan.raw_markdown).block, bounds_of(plan)
-    said: dict[str, Any] = bounds.body() if bounds is not None else {}
-    if block is not None:
-        said |= {"command": block.command, "parallel": block.parallel}
-    return completed(body, {name: value for name, value in said.items() if value is not None})
+    """The request over what was approved; of a draft over what its block says."""
+    block, bounds = reading(plan.raw_markdown).block or PlanBlock(), bounds_of(plan)
+    terms = bounds.body() if bounds is not None else block.model_dump(mode="json", exclude_unset=True)
+    terms |= {"command": block.command, "parallel": block.parallel}
+    return completed(body, {name: value for name, value in terms.items() if value is not None})
 
 
 def execute(session: Session, checks: RunChecks, plan_id: str, made: Execution, identity: Identity) -> Plan:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
 from orchestrator import admission, attempts, plans, runs
-from orchestrator.admission import OPEN, TERMINAL
+from orchestrator.admission import ENDED, OPEN, TERMINAL
 from orchestrator.alerting import alerts
 from orchestrator.alerting.rules import Budget as What
 from orchestrator.alerting.rules import Raised, budget_alert
@@ -26,11 +26,17 @@ LOOK = 1.0  # seconds between two looks: as much as a budget can be exceeded by,
 
 # Every second: without the texts, which are long and hardly ever needed.
 _TEXTS: tuple[Any, ...] = (Plan.raw_markdown, Plan.parsed, Plan.sections, Plan.goal)
-_OPEN = select(Plan).where(col(Plan.status).in_(OPEN)).options(*(defer(text) for text in _TEXTS))
+# Runs of a completed plan may be run again, under its budget.
+_GOING = select(Run.plan_id).where(col(Run.status).in_([RunStatus.QUEUED, *LIVE]), col(Run.plan_id).is_not(None))
+_OPEN = (
+    select(Plan)
+    .where(col(Plan.status).in_(OPEN) | (col(Plan.status).in_(ENDED) & col(Plan.id).in_(_GOING)))
+    .options(*(defer(text) for text in _TEXTS))
+)
 
 
 class PlanKeeper:
-    """Looks at the plans that are open, now and then. Remembers nothing but when."""
+    """Looks at the plans that are open, or have runs that go on, now and then. Remembers nothing but when."""
 
     def __init__(self, db: Database, warn_at: float) -> None:
         """``warn_at``: the share of a budget from which on there is an alert; 0: none."""

@@ -7,12 +7,23 @@ from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, select
 
 from orchestrator import plans, runs, usage
+from orchestrator.db import Database
+from orchestrator.explaining import Explainer
 from orchestrator.models import Metric, Plan, Run
 from orchestrator.planning.report import Outcome, keys_of, report
 
 
-def of_plan(session: Session, plan_id: str) -> dict[str, Any]:
+def of_plan(db: Database, explainer: Explainer, plan_id: str) -> dict[str, Any]:
     """What came of it so far. Raises NotFound."""
+    with db.read() as session:
+        found, outcomes = _stored(session, plan_id)
+    shown = {outcome.run["id"]: outcome.run for outcome in outcomes}
+    for group in found["failures"]:  # with no session open: it reads the end of a log
+        group["example"] = explainer.why(shown[group["run_ids"][0]]).summary
+    return found
+
+
+def _stored(session: Session, plan_id: str) -> tuple[dict[str, Any], list[Outcome]]:
     plan = plans.get(session, plan_id)
     shown = plans.detail(session, plan)
     found = session.exec(select(Run).where(col(Run.plan_id) == plan.id).order_by(col(Run.seq))).all()
@@ -20,7 +31,7 @@ def of_plan(session: Session, plan_id: str) -> dict[str, Any]:
     outcomes = [Outcome(runs.public(run), summaries.get(run.id, {})) for run in found]
     total = usage.totals(session, "plan", usage.Wanted(plan_id=plan.id))["total"]
     hours = {name: total[name] for name in usage.NAMES}
-    return report(shown, outcomes, hours | {"wall_seconds": _wall(plan, outcomes)})
+    return report(shown, outcomes, hours | {"wall_seconds": _wall(plan, outcomes)}), outcomes
 
 
 def _summaries(session: Session, plan_id: str, keys: list[str]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -5,24 +5,21 @@ Their status moves by its own endpoints alone. Approval freezes what the plan al
 
 import re
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from sqlmodel import Session, col, select
 
 from orchestrator import admission, ids
 from orchestrator.access import Identity
-from orchestrator.drafts import RunChecks
 from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound, OutsidePlan
 from orchestrator.journal import Actor, change, record
 from orchestrator.models import Event, Plan, Run, Sweep
 from orchestrator.planning import bounds as binding
-from orchestrator.planning.bounds import Allowed, Bounds, Budget
-from orchestrator.planning.markdown import Problem
-from orchestrator.planning.reading import QUOTED, Reading, reading, stored
+from orchestrator.planning.bounds import Allowed, Bounds
+from orchestrator.planning.reading import QUOTED, stored
 from orchestrator.planning.template import quoted_twice
-from orchestrator.resources import parse_time
-from orchestrator.shapes import PlanAmendment, PlanApproval, PlanBlock, PlanBudget, PlanCreate, PlanUpdate, RunTerms
+from orchestrator.proposals import Proposal, approved_hash, content_hash, limits
+from orchestrator.shapes import PlanAmendment, PlanApproval, PlanBudget, PlanCreate, PlanUpdate, RunTerms
 
 FOLLOWS: dict[str, tuple[str, ...]] = {
     "approved": ("draft",),
@@ -61,11 +58,6 @@ def detail(session: Session, plan: Plan) -> dict[str, Any]:
     if bounds is None:
         return public(plan)
     return public(plan) | {"budget": admission.budget_public(bounds, admission.spent(session, plan), plan)}
-
-
-def _content_hash(plan: Plan) -> str:
-    """Of all that a person reads of a plan before approving it."""
-    return binding.digest(plan.title, plan.goal, plan.raw_markdown, plan.sections)
 
 
 def get(session: Session, plan_id: str) -> Plan:
@@ -145,87 +137,21 @@ def _still(session: Session, plan: Plan, done: str) -> None:
 # -- approval --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """What an approval would freeze, worked out outside the writer, from the plan of this ``content_hash``.
-
-    ``approved_hash``: of all of it. The bounds follow from more than the text (profiles, this machine, a workdir).
-    """
-
-    content_hash: str
-    bounds: Bounds
-    problems: list[Problem]
-
-    @property
-    def approved_hash(self) -> str:
-        """Of what would be approved: its text and its bounds."""
-        return _approved_hash(self.content_hash, self.bounds)
-
-    def public(self) -> dict[str, Any]:
-        """As JSON, before it is done."""
-        problems = [problem.public() for problem in self.problems]
-        return {
-            "dry_run": True,
-            "approved_hash": self.approved_hash,
-            "bounds": self.bounds.public(),
-            "problems": problems,
-        }
-
-
-def proposal(checks: RunChecks, plan: Plan, body: PlanApproval) -> Proposal:
-    """What approving the plan as it is now would freeze."""
-    found = reading(plan.raw_markdown)
-    block, problems = found.block or PlanBlock(), list(found.problems)
-    try:
-        terms = _terms(checks, block)
-    except BadInput as error:  # this machine cannot give that: with force it allows no more than a bare run
-        problems.append(Problem(found.text.block_line, f"This cannot run here: {error.field}: {error.message}"))
-        terms = _terms(checks, PlanBlock())
-    bounds = Bounds(
-        grid=dict(found.text.parameters),
-        commands=[block.command] if block.command is not None else [],
-        terms=terms | ({"parallel": block.parallel} if block.parallel is not None else {}),
-        defaults=_defaults(block),
-        runs=_runs(found),
-        budget=Budget(**{**limits(block.budget or PlanBudget()), **limits(body.budget or PlanBudget())}),
-    )
-    return Proposal(_content_hash(plan), bounds, problems)
-
-
-def _terms(checks: RunChecks, block: PlanBlock) -> binding.Flat:
-    workdir = checks.workdir(block.workdir)
-    return binding.flatten(checks.terms(block, workdir, copies=False).columns, workdir)
-
-
-def _defaults(block: PlanBlock) -> dict[str, Any]:
-    """What the block says of a run's body. A profile is what it was when the plan was approved: it is in the terms."""
-    said = block.model_dump(mode="json", exclude_unset=True, exclude_none=True)
-    return {name: value for name, value in said.items() if name in RunTerms.model_fields and name != "profile"}
-
-
-def _runs(found: Reading) -> int:
-    """As many as the table has configurations, or the effort says; one where neither tells."""
-    estimated = (found.text.sections.get("effort") or {}).get("runs")
-    return max(binding.size(Bounds(dict(found.text.parameters))), estimated or 0, 1)
-
-
-def limits(budget: PlanBudget) -> dict[str, Any]:
-    """The fields of a budget that are set, in the units of ``Budget``."""
-    given = budget.model_dump(exclude_none=True)
-    wall_time = given.pop("wall_time", None)
-    return given if wall_time is None else given | {"wall_seconds": parse_time(wall_time)}
-
-
 def approve(session: Session, plan_id: str, proposed: Proposal, body: PlanApproval, actor: Actor) -> Plan:
     """draft → approved. A plan whose markdown has problems is refused with them, unless forced."""
     plan = get(session, plan_id)
     _check(plan, "approved")
-    if _content_hash(plan) != proposed.content_hash or body.approved_hash not in {None, proposed.approved_hash}:
+    if content_hash(plan) != proposed.content_hash or body.approved_hash not in {None, proposed.approved_hash}:
         raise Conflict(
             f"Plan {plan.id}, or what it would allow, has changed since it was looked at: look again (with dry_run), "
             "then approve what you have seen."
         )
     found = proposed.problems
+    if proposed.bounds is None:
+        raise Conflict(
+            f"Plan {plan.id} cannot run here: mend it, or the machine, then approve it. There is no way around that.",
+            [problem.public() for problem in found],
+        )
     if found and not body.force:
         raise Conflict(
             f"Plan {plan.id} departs from the required structure in {len(found)} point(s). Mend them, or approve it "
@@ -238,11 +164,7 @@ def approve(session: Session, plan_id: str, proposed: Proposal, body: PlanApprov
 
 
 def _frozen(plan: Plan, bounds: Bounds) -> dict[str, Any]:
-    return {"bounds": bounds.public(), "approved_hash": _approved_hash(_content_hash(plan), bounds)}
-
-
-def _approved_hash(content_hash: str, bounds: Bounds) -> str:
-    return binding.digest(content_hash, bounds.public())
+    return {"bounds": bounds.public(), "approved_hash": approved_hash(content_hash(plan), bounds)}
 
 
 # -- what was refused, and is allowed after all ----------------------------------------------------------------------

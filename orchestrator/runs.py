@@ -310,7 +310,7 @@ def requeue(session: Session, run_id: str, identity: Identity) -> Run:
     if run.stop_requested_at is not None:
         raise BadTransition(f"Run {run.id} is being stopped.")
     admission = Admission(session, identity)
-    admission.term(admission.of(run), "retry.max", max(1, run.attempt))
+    admission.term(admission.of(run), "retry.max", max(1, run.attempt), run)
     wishes = run.wishes | {"requeue": time.time()}
     change(session, run, actor, "run.requeue_requested", f"run:{run.id}", {"wishes": wishes})
     return run
@@ -322,7 +322,7 @@ def prioritise(session: Session, run_id: str, priority: int, identity: Identity)
     if RunStatus(run.status) not in {RunStatus.READY, RunStatus.QUEUED}:
         raise BadTransition(f"Run {run.id} is {run.status}; its priority decides nothing any more.")
     admission = Admission(session, identity)
-    admission.term(admission.of(run), "priority", priority)
+    admission.term(admission.of(run), "priority", priority, run)
     fields = rekeyed(run, {"priority": priority, "wishes": _wishes(run, "priority")})
     change(session, run, actor, "run.prioritised", f"run:{run.id}", fields)
     return run

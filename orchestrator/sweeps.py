@@ -15,6 +15,7 @@ from orchestrator.drafts import Draft, RunChecks
 from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
 from orchestrator.journal import change, move, record
 from orchestrator.models import Plan, Run, Sweep
+from orchestrator.planning.template import fill, named, quoted_twice
 from orchestrator.planning.values import PARAMETER_NAME
 from orchestrator.shapes import RunCreate, RunTerms, SweepCreate, SweepUpdate, SweepWild
 from orchestrator.states import LIVE, Move, RunStatus
@@ -24,6 +25,19 @@ PUBLIC = (
     *("ui_config", "creation_context", "chat_session_id", "plan_id", "created_by"),
 )
 CommandOf = Callable[[str, dict[str, Any]], str]
+
+
+def command_line(base: str, configuration: dict[str, Any]) -> str:
+    """A configuration's command: ``{lr}`` becomes its value as a shell word; what has no place is an option."""
+    others = {name: value for name, value in configuration.items() if name not in named(base, configuration)}
+    return grid.command_line(fill(base, configuration), others)
+
+
+def check_places(command: str, parameters: dict[str, list[Any]], field: str) -> None:
+    """Raises BadInput where a value would come to stand in quotes twice."""
+    doubly = quoted_twice(command, parameters)
+    if doubly:
+        raise BadInput(field, f"Write {{{doubly[0]}}} without quotes: its values get their own, and two are none.")
 
 
 def get(session: Session, sweep_id: str) -> Sweep:
@@ -191,19 +205,17 @@ def check_grid(parameters: dict[str, list[Any]], max_runs: int | None, limit: in
         )
 
 
-def draft(checks: RunChecks, body: SweepCreate, limit: int, command_of: CommandOf = grid.command_line) -> SweepDraft:
-    """A sweep that can be made. Raises BadInput for what cannot be.
-
-    ``command_of``: a configuration's command from the sweep's; without: its values are added as options.
-    """
+def draft(checks: RunChecks, body: SweepCreate, limit: int, command_of: CommandOf = command_line) -> SweepDraft:
+    """A sweep that can be made. Raises BadInput for what cannot be. ``command_of``: a configuration's command."""
     check_grid(body.parameters, body.max_runs, limit)
     checks.command(body.base_command, "base_command")
     drafts = _runs(checks, body, command_of) if body.status != "draft" else []
     return SweepDraft(body, drafts, checks.workdir(body.workdir))
 
 
-def _runs(checks: RunChecks, body: SweepCreate, command_of: CommandOf = grid.command_line) -> list[Draft]:
+def _runs(checks: RunChecks, body: SweepCreate, command_of: CommandOf = command_line) -> list[Draft]:
     """A run for each configuration."""
+    check_places(body.base_command, body.parameters, "base_command")
     workdir = checks.workdir(body.workdir)
     terms = checks.terms(body, workdir)
     drafts = []

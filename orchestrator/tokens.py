@@ -35,8 +35,11 @@ def get(session: Session, name: str) -> Token:
 
 def create(session: Session, body: TokenCreate, actor: Actor) -> tuple[Token, str]:
     """A token and its secret. A name stays taken for ever: the journal tells of it."""
-    if body.name == ADMIN or session.get(Token, body.name) is not None:
-        raise Conflict(f"There is, or was, a token {body.name!r}: take another name, or rotate it.")
+    taken = session.get(Token, body.name)
+    if taken is not None and taken.revoked_at is not None:
+        raise Conflict(f"The token {body.name!r} was revoked, and its name stays taken: take another name.")
+    if body.name == ADMIN or taken is not None:
+        raise Conflict(f"There is a token {body.name!r}: take another name, or rotate it.")
     now = time.time()
     if body.expires_at is not None and body.expires_at <= now:
         raise BadInput("expires_at", "is in the past: epoch seconds, later than now.")
@@ -52,7 +55,7 @@ def rotate(session: Session, name: str, expires_at: float | None, actor: Actor) 
     """Another secret in place of the old one, which is worth nothing from now on. Raises Conflict for a revoked one."""
     token = get(session, name)
     if token.revoked_at is not None:
-        raise Conflict(f"The token {name!r} is revoked: make another.")
+        raise Conflict(f"The token {name!r} is revoked: make another, of another name (orc token create).")
     now = time.time()
     expires = expires_at if expires_at is not None else token.expires_at
     if expires is not None and expires <= now:

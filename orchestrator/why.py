@@ -4,9 +4,10 @@ Where another amount of resources would help, and can be had, ``rerun`` is a bod
 """
 
 import math
+import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from orchestrator.resources import MAX_BYTES, MAX_SECONDS, parse_memory, parse_time
@@ -31,8 +32,12 @@ LOG_SIGNS = (
     ("MemoryError", "memory", "Python had no memory left.", "Ask for more (resources.mem)."),
     ("Bus error", "memory", "Shared memory or a mapped file ran out.", "More memory, or fewer data workers."),
 )
+_ID = re.compile(r"\bRUN\b")  # in the commands that are named
+# How Python ends the traceback of what nobody caught, and CUDA's or a shell's words do not.
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Timeout)(?::|$)")
 BUSY_ENOUGH = 0.5
 IDLE = 0.1
+LONGEST = 300  # characters of an exception's line
 WARMING_UP = 300.0  # seconds in which a run may well wait for its data
 MIB = 2**20
 
@@ -68,6 +73,11 @@ class Why:
 
 def explain(run: Mapping[str, Any], log_tail: str, trouble: str | None, known: Known | None = None) -> Why:
     """What is to be said of a run, as the wire shows it (``runs.public``). ``trouble``: why Slurm gives no answer."""
+    found = _explained(run, log_tail, trouble, known)
+    return replace(found, action=_ID.sub(str(run["id"]), found.action))
+
+
+def _explained(run: Mapping[str, Any], log_tail: str, trouble: str | None, known: Known | None) -> Why:
     status, known = RunStatus(run["status"]), known or Known()
     if status is RunStatus.QUEUED:
         return _waits(run, trouble, known)
@@ -78,7 +88,7 @@ def explain(run: Mapping[str, Any], log_tail: str, trouble: str | None, known: K
     if status is RunStatus.FINISHED:
         return _used(run) or Why("finished", "It finished.", "Nothing.", _end(run))
     if status is RunStatus.READY:
-        return Why("not_started", "Nobody has started it.", "Start it: POST /runs/{id}/start.")
+        return Why("not_started", "Nobody has started it.", "Start it: POST /runs/RUN/start.")
     return _goes_on(run, known)
 
 
@@ -170,7 +180,14 @@ def _failed(run: Mapping[str, Any], log_tail: str, limits: Limits) -> Why:
     tail = log_tail.strip().splitlines()[-5:]
     quoted = [*evidence, {"source": "log", "quote": "\n".join(tail)}] if tail else evidence
     again = _rerun(run) if category in {"site", "preempted"} else None
-    return Why(category, run["error"] or str(reason), action, quoted, again)
+    summary = " ".join([run["error"] or str(reason), *_exception(log_tail)])
+    return Why(category, summary, action, quoted, again)
+
+
+def _exception(log_tail: str) -> list[str]:
+    """The last line by which Python told of an exception, where there is one."""
+    lines = [line for line in log_tail.splitlines() if _EXCEPTION.match(line[:LONGEST])]
+    return [line[:LONGEST] for line in lines[-1:]]
 
 
 def _by_log(run: Mapping[str, Any], log_tail: str, limits: Limits, evidence: list[dict[str, Any]]) -> Why | None:

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 from api.answers import Json, page
 from api.deps import Before, Limit, OnceOnly, Sys, Who, Whose
 from api.scopes import needs
-from orchestrator import execution, planoverlap, planreports, plans
+from orchestrator import execution, planoverlap, planreports, plans, proposals
 from orchestrator.planning.reading import stored
 from orchestrator.planning.reportmarkdown import markdown
 from orchestrator.shapes import PlanAmendment, PlanApproval, PlanCheck, PlanCreate, PlanExecute, PlanUpdate
@@ -21,14 +21,15 @@ Status = Literal["draft", "approved", "executing", "completed", "archived"]
 
 @router.post("/plans")
 def create(system: Sys, actor: Who, body: PlanCreate, once: OnceOnly) -> Json:
-    """Saves a plan as a draft; ``problems`` tells where its markdown departs from the required structure, ``overlap``
-    which plans and finished runs it repeats."""
-    parsed = stored(body.raw_markdown)
+    """Saves a plan as a draft; ``problems`` tells where its markdown departs from the required structure and what of
+    it cannot run here, ``overlap`` which plans and finished runs it repeats."""
+    parsed, misfits = stored(body.raw_markdown), proposals.misfits(system.checks, body.raw_markdown)
     with system.db.read() as session:
         repeats = planoverlap.of_plan(session, body.title, body.goal, parsed)
 
     def write(session: Session) -> dict[str, Any]:
-        return plans.detail(session, plans.create(session, body, parsed, actor)) | {"overlap": repeats}
+        made = plans.detail(session, plans.create(session, body, parsed, actor))
+        return made | {"problems": made["problems"] + misfits, "overlap": repeats}
 
     return once(write)
 
@@ -41,7 +42,8 @@ def check(system: Sys, body: PlanCheck) -> Json:
     title = sections.get("title") or ""
     with system.db.read() as session:
         repeats = planoverlap.of_plan(session, title, sections.get("objective") or "", parsed)
-    return Json({"title": title, "sections": sections, "problems": parsed["problems"], "overlap": repeats})
+    problems = parsed["problems"] + proposals.misfits(system.checks, body.raw_markdown)
+    return Json({"title": title, "sections": sections, "problems": problems, "overlap": repeats})
 
 
 @router.get("/plans")
@@ -79,9 +81,11 @@ def overlap(system: Sys, plan_id: str) -> Json:
 def update(system: Sys, identity: Whose, plan_id: str, body: PlanUpdate) -> Json:
     """Edits a plan; an approved one becomes a draft again."""
     parsed = stored(body.raw_markdown) if body.raw_markdown is not None else None
+    misfits = proposals.misfits(system.checks, body.raw_markdown) if body.raw_markdown is not None else []
 
     def write(session: Session) -> dict[str, Any]:
-        return plans.detail(session, plans.update(session, plan_id, body, parsed, identity))
+        found = plans.detail(session, plans.update(session, plan_id, body, parsed, identity))
+        return found | {"problems": found["problems"] + misfits}
 
     return Json(system.db.write(write))
 
@@ -99,7 +103,7 @@ def approve(system: Sys, actor: Who, plan_id: str, body: PlanApproval | None = N
     asked = body or PlanApproval()
     with system.db.read() as session:
         plan = plans.get(session, plan_id)
-    made = plans.proposal(system.checks, plan, asked)
+    made = proposals.proposal(system.checks, plan, asked)
     if asked.dry_run:
         return Json(made.public())
     return Json(
@@ -140,8 +144,7 @@ def report(
     system: Sys, plan_id: str, form: Annotated[Literal["json", "markdown"], Query(alias="format")] = "json"
 ) -> Response:
     """What came of it: results by the primary metric, criteria judged, what was used, what failed, the plan's text."""
-    with system.db.read() as session:
-        found = planreports.of_plan(session, plan_id)
+    found = planreports.of_plan(system.db, system.explainer, plan_id)
     if form == "json":
         return Json(found)
     return PlainTextResponse(markdown(found), media_type="text/markdown; charset=utf-8")

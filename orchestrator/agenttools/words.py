@@ -24,6 +24,7 @@ _NEXT = {
 }
 _SCOPE = "Your token may not do this, and no tool changes that: ask a person to do it, or for a token with that scope."
 _PERSON = "That is for a person to decide: tell them what is said here. There is no tool for it."
+_NAME_A_PLAN = "Name the plan as plan_id (plans lists them); or save_plan, and tell a person to approve what it says."
 _UNREACHABLE = "A person can start the server: `orc serve`, on the machine where its $ORC_HOME is."
 _LOST = (
     "It may have been done all the same: look (run, runs, sweeps or plan) before you call again, or call again with "
@@ -73,6 +74,8 @@ def _next(error: OrcError, *, looks: bool) -> str:
             f"Ask for what the plan allows, or tell a person, who can allow it: `orc plan amend {error.plan_id}`. "
             "There is no tool for that."
         )
+    if error.status == 403 and "plan_id" in error.message:
+        return _NAME_A_PLAN
     if error.status == 403:
         return _SCOPE if error.message.startswith("This needs the scope") else _PERSON
     if error.status == 404:

@@ -1,10 +1,11 @@
 """What the commands share: tables for people, JSON for programs, exit codes."""
 
 import json
+import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
@@ -85,13 +86,22 @@ def duration(seconds: float | None) -> str:
     return f"{seconds // 3600:.0f}h{seconds % 3600 // 60:02.0f}m"
 
 
-def command_text(words: Sequence[str], rest: Rest) -> str:
-    """The command: what followed ``--`` word for word, or one argument as shell text."""
+def command_text(words: Sequence[str], rest: Rest, places: Collection[str] = ()) -> str:
+    """The command: what followed ``--`` word for word, or one argument as shell text. ``places``: {these} stay open."""
     if rest.words:
-        return shlex.join(rest.words) if len(rest.words) > 1 else rest.words[0]
+        return " ".join(_word(word, places) for word in rest.words) if len(rest.words) > 1 else rest.words[0]
     if len(words) == 1:
         return words[0]
     return shlex.join(words)
+
+
+def _word(word: str, places: Collection[str]) -> str:
+    """A word as the shell reads it again, with its places outside of the quotes."""
+    if not any(f"{{{name}}}" in word for name in places):
+        return shlex.quote(word)
+    pattern = "|".join(re.escape(f"{{{name}}}") for name in places)
+    pieces = re.split(f"({pattern})", word)  # the places are the odd ones
+    return "".join(shlex.quote(piece) if piece and not at % 2 else piece for at, piece in enumerate(pieces))
 
 
 def usage(message: str) -> NoReturn:

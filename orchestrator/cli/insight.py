@@ -138,6 +138,7 @@ def advice(
         return
     print("### Compute Setup")
     print(found["compute_setup"])
+    print(f"\n```toml orc\n{found['run_block']}\n```\n")
     print("\n### Estimated Effort")
     print(found["estimated_effort"])
     say("")

@@ -96,7 +96,8 @@ def check(
 
 def _problems(plan: dict[str, Any]) -> None:
     for problem in plan["problems"]:
-        say(f"  line {problem['line']}: {visible(problem['message'])}")
+        where = f"line {problem['line']}: " if problem["line"] else ""
+        say(f"  {where}{visible(problem['message'])}")
 
 
 def _repeats(overlap: dict[str, Any]) -> None:
@@ -125,11 +126,20 @@ def approve(
         would = orc.advance_plan(plan_id, "approve", {**asked, "dry_run": True})
         say(visible(seen["raw_markdown"]))
         _problems(would)
+        _approvable(would, force=force)
         say("What it allows, once approved:")
         say(_indented(would["bounds"]))
         _sure(f"Approve plan {plan_id} ({seen['title']})?", yes=yes)
         body = {**asked, "approved_hash": would["approved_hash"]}
         _tell(orc.advance_plan(plan_id, "approve", body), as_json=as_json)
+
+
+def _approvable(would: dict[str, Any], *, force: bool) -> None:
+    """Ends here with what keeps it from being approved."""
+    if would["bounds"] is None:
+        usage("it cannot run here as it is: mend the plan, or the machine")
+    if would["problems"] and not force:
+        usage(f"it has {len(would['problems'])} problem(s): mend them, or approve it all the same with --force")
 
 
 def _indented(data: Any) -> str:

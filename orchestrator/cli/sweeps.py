@@ -29,15 +29,17 @@ def sweep(
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until all runs are over.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Starts one run per configuration:  orc sweep lr=1e-3,1e-4 seed=0..4 -- python train.py"""
+    """Starts one run per configuration:  orc sweep lr=1e-3,1e-4 seed=0..4 -- python train.py
+
+    Values are added as options (--lr=0.001), or stand where the command has {lr}."""
     rest: Rest = context.obj
     if not rest.words:
         usage("no command: orc sweep lr=1e-3,1e-4 seed=0..4 -- python train.py")
-    text = command_text([], rest)
     try:
         grid = dict(parse_parameter(parameter) for parameter in parameters)
     except ValueError as error:
         usage(str(error))
+    text = command_text([], rest, places=grid)
     fields = terms.body()
     with Client() as orc:
         made = orc.create_sweep(

@@ -1,5 +1,6 @@
 """What to write into a plan's Compute Setup and Estimated Effort, from facts. Pure."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,6 +109,26 @@ def estimated_effort(seen: Seen, like: Like, resources: Mapping[str, Any], at_on
     asked = ", ".join(f"{name} {value}" for name, value in resources.items()) or "the default"
     where = f"{asked} for each run; type {seen.type}"
     return f"- **Runs**: <number of runs>\n- **Time**: {each}{beside}\n- **Resources**: {where}"
+
+
+def run_block(seen: Seen, workdir: str, resources: Mapping[str, Any]) -> str:
+    """The plan's block (TOML), but for its command."""
+    lines = [f"workdir = {_toml(workdir)}"]
+    if seen.environment:
+        lines.append(f"environment = {_toml(seen.environment)}")
+    if seen.type == "slurm":
+        lines.append("gpuwrap_config = {enabled = false}")
+    asked = {name: value for name, value in resources.items() if value is not None}
+    if asked:
+        lines += ["", "[resources]", *(f"{name} = {_toml(value)}" for name, value in asked.items())]
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    """A value on one line: but for tables TOML writes it as JSON does."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _environment(found: Mapping[str, Any]) -> str:

@@ -56,6 +56,7 @@ def advise(system: System, goal: str, workdir: str | None) -> dict[str, Any]:
         "resources": resources,
         "related_plans": plans,
         "compute_setup": advice.compute_setup(seen, resources),
+        "run_block": advice.run_block(seen, place, resources),
         "estimated_effort": advice.estimated_effort(seen, like, resources, beside["at_once"]),
     }
 

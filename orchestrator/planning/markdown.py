@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.planning import runblock
 from orchestrator.planning import sections as readers
 from orchestrator.planning.document import Document, Heading, Part, TooMuch, parse
+from orchestrator.planning.runblock import RunBlock
 from orchestrator.planning.values import cut, placeholder
 
 REQUIRED = (
@@ -42,16 +43,14 @@ class Problem:
 class PlanText:
     """What a plan's markdown says. Readers share it: nobody changes what is in it.
 
-    ``parameters``: the grid, for every parameter whose values could be read. ``block``: the ```toml orc fence as it
-    was parsed, and ``block_line`` where it begins.
+    ``parameters``: the grid, for every parameter whose values could be read. ``block``: the ```toml orc fence.
     """
 
     title: str | None = None
     sections: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     parameters: dict[str, list[Any]] = field(default_factory=dict)
-    block: dict[str, Any] | None = None
-    block_line: int = 0
+    block: RunBlock = field(default_factory=RunBlock)
 
 
 def read(markdown: str) -> PlanText:
@@ -94,7 +93,7 @@ class _Reading:
         title = self._title()
         parts = self._parts()
         self._sizes(parts.get("Parameters to Sweep"))
-        block, line = runblock.block(self.document.fences, self.tell)
+        block = runblock.block(self.document.fences, self.tell)
         sections: dict[str, Any] = {} if title is None else {"title": title}
         for name, (key, reader) in readers.READERS.items():
             if name in parts:
@@ -103,11 +102,11 @@ class _Reading:
         grid = {entry["name"]: entry["values"] for entry in parameters if entry["values"]}
         part = parts.get("Parameters to Sweep")
         whole = part is not None and not any(part.begin <= told.line <= part.end for told in self.problems)
-        found = runblock.Said(sections, grid if whole else {}, block or {}, line, self.document)
+        found = runblock.Said(sections, grid if whole else {}, block)
         runblock.contradictions(found, parts, self.tell)
-        if block is not None:
-            sections["run"] = block
-        return PlanText(title, sections, self._told(), grid, block, line)
+        if block.table is not None:
+            sections["run"] = block.table
+        return PlanText(title, sections, self._told(), grid, block)
 
     def _told(self) -> list[Problem]:
         """The problems in the order of their lines, as many as a person reads."""

@@ -1,14 +1,16 @@
 """A plan's markdown with its block held against what can be executed. Pure."""
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
 
 from orchestrator.planning.markdown import PlanText, Problem, read
-from orchestrator.planning.template import quoted_twice
+from orchestrator.planning.template import named, quoted_twice, strangers
 from orchestrator.shapes import PlanBlock
 
 # Control characters but tab; marks that turn the direction of text, or have no width.
@@ -33,13 +35,23 @@ class Reading:
 def reading(markdown: str) -> Reading:
     """What a plan says. Never raises: what is wrong is among its problems."""
     text = read(markdown)
-    block, found = _block(text) if text.block is not None else (None, [])
+    block, found = _block(text) if text.block.table is not None else (None, [])
     if block is not None and block.command is not None:
-        found += [
-            Problem(text.block_line, QUOTED.format(name=name)) for name in quoted_twice(block.command, text.parameters)
-        ]
+        line = text.block.line_of("command")
+        words = [QUOTED.format(name=name) for name in quoted_twice(block.command, text.parameters)]
+        found += [Problem(line, told) for told in [*words, *_misspelt(text, block.command)]]
     found += _unseen(markdown)
     return Reading(text, block, sorted([*text.problems, *found], key=lambda problem: problem.line))
+
+
+def _misspelt(text: PlanText, command: str) -> Iterator[str]:
+    """Places of the command that no parameter has, where the command lacks one that they may stand for."""
+    rows: dict[str, list[Any]] = {str(row["name"]): [] for row in text.sections.get("parameters", []) if row["name"]}
+    left = sorted(set(rows) - named(command, rows))
+    for place in strangers(command, rows):
+        close = get_close_matches(place, left, 1)
+        if close:
+            yield f"{{{place}}} in the command is no parameter of the table, it stays so: did you mean {close[0]}?"
 
 
 def _unseen(markdown: str) -> list[Problem]:
@@ -67,9 +79,12 @@ def stored(markdown: str) -> dict[str, Any]:
 
 def _block(text: PlanText) -> tuple[PlanBlock | None, list[Problem]]:
     try:
-        return PlanBlock.model_validate(text.block), []
+        return PlanBlock.model_validate(text.block.table), []
     except ValidationError as error:
-        return None, [
-            Problem(text.block_line, f"The block's {'.'.join(map(str, item['loc'])) or 'table'}: {item['msg']}.")
-            for item in error.errors()
-        ]
+        return None, [_problem(text, item) for item in error.errors()]
+
+
+def _problem(text: PlanText, item: Mapping[str, Any]) -> Problem:
+    keys = [str(part) for part in item["loc"]]
+    message = f"The block's {'.'.join(keys) or 'table'}: {item['msg'].rstrip('.')}."
+    return Problem(text.block.line_of(*keys), message)

@@ -2,6 +2,7 @@
 
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
 }
 SHOWN_IDS = 10
+GPU_HOURS = re.compile(r"(?<![\w.,-])(\d{1,9}(?:\.\d{1,6})?) {0,3}GPU[- ]?h(?:ours?|rs?)?\b", re.IGNORECASE)
 
 Summary = Mapping[str, Mapping[str, Any]]
 
@@ -83,13 +85,22 @@ def report(plan: Mapping[str, Any], outcomes: Sequence[Outcome], used: Mapping[s
         "best": best,
         "criteria": [_judged(item, outcomes) for item in sections.get("success_criteria") or []],
         "effort": {
-            "estimated": sections.get("effort"),
+            "estimated": _estimated(sections.get("effort")),
             "used": {"runs": len(outcomes), **used},
             "budget": plan.get("budget") or (plan.get("bounds") or {}).get("budget"),
         },
         "failures": _failures(outcomes),
         "text": plan["raw_markdown"],
     }
+
+
+def _estimated(effort: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The plan's own words, with its GPU-hours where they name a number."""
+    if effort is None:
+        return None
+    words = " ".join(str(effort[name]) for name in ("time", "resources") if effort.get(name))
+    hours = GPU_HOURS.search(words)
+    return {**effort, "gpu_hours": float(hours[1]) if hours else None}
 
 
 def _counts(outcomes: Iterable[Outcome]) -> dict[str, int]:

@@ -11,7 +11,8 @@ MARKS = {"met": "✅ met", "missed": "❌ missed", "open": "▫️ open"}
 def markdown(found: Mapping[str, Any]) -> str:
     """The report (``planning.report.report``) as text."""
     parts = [_head(found), _best(found), _results(found), _criteria(found), _effort(found), _failures(found)]
-    parts += [_amendments(found["plan"]["amendments"]), "---", "_The plan as it was approved:_", found["text"].strip()]
+    whose = "_The plan as it was approved:_" if found["plan"]["approved_at"] else "_The plan, which is not approved:_"
+    parts += [_amendments(found["plan"]["amendments"]), "---", whose, found["text"].strip()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -74,9 +75,10 @@ def _effort(found: Mapping[str, Any]) -> str:
     wall = budget.get("wall_seconds")
     rows = [
         ["runs", estimated.get("runs") or "", _number(budget.get("runs")), used["runs"]],
-        ["GPU-hours", estimated.get("resources") or "", _number(hours), _number(used["gpu_hours"], 4)],
+        ["GPU-hours", _number(estimated.get("gpu_hours")), _number(hours), _number(used["gpu_hours"], 4)],
         ["time", estimated.get("time") or "", f"{wall:.0f} s" if wall else "", f"{used['wall_seconds']:.0f} s"],
         ["CPU-hours", "", "", _number(used["cpu_hours_given"], 4)],
+        ["resources", estimated.get("resources") or "", "", ""],
     ]
     return f"## Effort\n\n{table(['', 'estimated', 'budget', 'used'], rows)}"
 

@@ -4,12 +4,12 @@ import datetime as dt
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import grid
-from orchestrator.planning.document import Document, Fence, Part
+from orchestrator.planning.document import Fence, Part
 from orchestrator.planning.sections import Tell, line_of
 
 WORD = "orc"
@@ -19,22 +19,50 @@ PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 @dataclass(frozen=True)
+class RunBlock:
+    """``table``: as it was parsed, None where there is no block or it is no TOML; ``line``: where it begins, 0 without
+    one."""
+
+    table: dict[str, Any] | None = None
+    line: int = 0
+    text: str = ""
+
+    def line_of(self, *keys: str) -> int:
+        """The line in the plan where the last of these keys stands that the block has; else where the block begins."""
+        lines = (_line_in(self.text, key) for key in reversed(keys))
+        return self.line + next((line for line in lines if line), 0)
+
+
+@dataclass(frozen=True)
 class Said:
-    """What was read. ``parameters``: the grid, {} unless all of its table could be read; ``block``: {} without one."""
+    """What was read. ``parameters``: the grid, {} unless all of its table could be read."""
 
     sections: Mapping[str, Any]
     parameters: Mapping[str, list[Any]]
-    block: Mapping[str, Any]
-    block_line: int
-    document: Document
+    block: RunBlock
+
+    @property
+    def table(self) -> Mapping[str, Any]:
+        """The block's keys; {} without one."""
+        return self.block.table or {}
 
 
-def block(fences: list[Fence], tell: Tell) -> tuple[dict[str, Any] | None, int]:
-    """The first block as parsed, None where there is none or it is no TOML; and its line, 0 without one."""
+def block(fences: list[Fence], tell: Tell) -> RunBlock:
+    """The first block."""
     found = [fence for fence in fences if WORD in fence.words]
     for fence in found[1:]:
         tell(fence.line, f"A second block for orc: the one at line {found[0].line} says how the plan runs.")
-    return (_parsed(found[0], tell), found[0].line) if found else (None, 0)
+    if not found:
+        _unmarked(fences, tell)
+        return RunBlock()
+    return RunBlock(_parsed(found[0], tell), found[0].line, found[0].content)
+
+
+def _unmarked(fences: list[Fence], tell: Tell) -> None:
+    """Tells of a TOML fence that names a command, where none is marked as the block."""
+    for fence in fences:
+        if fence.words[:1] == ("toml",) and _line_in(fence.content[:MAX_BLOCK], "command"):
+            tell(fence.line, 'This is not read as how the plan runs: begin it with "```toml orc" if it is that.')
 
 
 def _parsed(fence: Fence, tell: Tell) -> dict[str, Any] | None:
@@ -90,44 +118,32 @@ def _line_in(content: str, key: str) -> int:
 
 def contradictions(said: Said, parts: Mapping[str, Part], tell: Tell) -> None:
     """Tells where the table, the effort, the compute setup and the block do not say the same."""
-    at = _Lines(said)
+    at = said.block.line_of
     size = grid.size(said.parameters) if said.parameters else None
     shown = f"{size} run(s)" if size is not None and size < 10**12 else "more runs than there is time for"
     runs = said.sections.get("effort", {}).get("runs")
     if size is not None and runs is not None and runs != size:
         line = line_of(parts["Estimated Effort"], "runs")
         tell(line, f"The effort is {runs} run(s), the table's parameters make {shown}.")
-    allowed = _within(said.block, "budget", "runs")
+    allowed = _within(said.table, "budget", "runs")
     if size is not None and type(allowed) is int and allowed < size:
-        tell(at.of("runs"), f"The budget is {allowed} run(s), the table's parameters make {shown}.")
-    if "parameters" in said.block:
-        tell(at.of("parameters"), 'The block has "parameters": the table under "### Parameters to Sweep" is the grid.')
+        tell(at("runs"), f"The budget is {allowed} run(s), the table's parameters make {shown}.")
+    if "parameters" in said.table:
+        tell(at("parameters"), 'The block has "parameters": the table under "### Parameters to Sweep" is the grid.')
     _hardware(said, at, tell)
 
 
-def _hardware(said: Said, at: "_Lines", tell: Tell) -> None:
+def _hardware(said: Said, at: Callable[..., int], tell: Tell) -> None:
     setup = said.sections.get("compute_setup", {})
-    gpus = _within(said.block, "resources", "gpus")
+    gpus = _within(said.table, "resources", "gpus")
     if type(gpus) is int and gpus > 0:
         if setup.get("gpu_count") == 0:
-            tell(at.of("gpus"), f"The block asks for {gpus} GPU(s), the Compute Setup has none.")
+            tell(at("gpus"), f"The block asks for {gpus} GPU(s), the Compute Setup has none.")
         elif setup.get("cluster_type") == "cpu_only":
-            tell(at.of("gpus"), f"The block asks for {gpus} GPU(s), the Compute Setup is cpu_only.")
-    enabled, word = _within(said.block, "gpuwrap_config", "enabled"), setup.get("gpuwrap")
+            tell(at("gpus"), f"The block asks for {gpus} GPU(s), the Compute Setup is cpu_only.")
+    enabled, word = _within(said.table, "gpuwrap_config", "enabled"), setup.get("gpuwrap")
     if isinstance(enabled, bool) and word in {"enabled", "disabled"} and enabled is not (word == "enabled"):
-        tell(at.of("enabled"), f"gpuwrap is {word} in the Compute Setup, and not so in the block.")
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """Where in the markdown the block's keys stand."""
-
-    said: Said
-
-    def of(self, key: str) -> int:
-        line = self.said.block_line
-        fence = next(fence for fence in self.said.document.fences if fence.line == line and WORD in fence.words)
-        return line + _line_in(fence.content, key)
+        tell(at("enabled"), f"gpuwrap is {word} in the Compute Setup, and not so in the block.")
 
 
 def _within(table: Mapping[str, Any], outer: str, inner: str) -> Any:

@@ -35,9 +35,18 @@ def named(template: str, grid: Grid) -> set[str]:
     return {match[1] for match in _PLACE.finditer(template) if _ours(match, grid)}
 
 
+def strangers(template: str, grid: Grid) -> list[str]:
+    """The places that look like one of a parameter's, and are none's."""
+    return sorted({match[1] for match in _PLACE.finditer(template) if not _shells(match) and match[1] not in grid})
+
+
 def _ours(match: re.Match[str], names: Mapping[str, Any]) -> bool:
+    return match[1] in names and not _shells(match)
+
+
+def _shells(match: re.Match[str]) -> bool:
     """``${name}`` is the shell's, whatever its name."""
-    return match[1] in names and (match.start() == 0 or match.string[match.start() - 1] != "$")
+    return match.start() > 0 and match.string[match.start() - 1] == "$"
 
 
 def quoted_twice(template: str, grid: Grid) -> list[str]:

@@ -1,5 +1,7 @@
 """Advice over HTTP, from what this machine and its runs are."""
 
+import tomllib
+import venv
 from pathlib import Path
 
 from tests.support.plans import bindable
@@ -19,6 +21,18 @@ def test_its_sections_fit_a_plan(service: InProcess) -> None:
     found = service.get("/advice")
     setup = bindable().split("### Compute Setup\n")[1].split("\n\n###")[0]
     plan = bindable().replace(setup, found["compute_setup"])
+    assert service.post("/plans/check", {"raw_markdown": plan})["problems"] == []
+
+
+def test_its_block_is_one_that_can_run_here(service: InProcess, tmp_path: Path) -> None:
+    workdir = tmp_path / 'a "b"'
+    venv.create(workdir / ".venv", with_pip=False)
+    service.over(service.run("sleep 0.2", workdir=str(workdir))["id"])
+    block = service.get("/advice", workdir=str(workdir))["run_block"]
+    read = tomllib.loads(block)
+    assert (read["workdir"], read["environment"]) == (str(workdir), {"venv": str(workdir / ".venv")})
+    assert read["resources"]["time"] == "00:05:00"
+    plan = bindable(more=block)
     assert service.post("/plans/check", {"raw_markdown": plan})["problems"] == []
 
 

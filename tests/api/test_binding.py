@@ -338,14 +338,34 @@ def test_of_two_approvals_at_once_one_is_made(service: InProcess) -> None:
     assert sorted(answers) == [200] + [400] * 7
 
 
-def test_a_plan_that_cannot_run_here_is_not_approved_unless_forced(service: InProcess) -> None:
-    markdown = bindable(more="[resources]\ncpus = 4000").replace("Cluster type: cpu_only", "Cluster type: local_gpu")
+@pytest.mark.parametrize(
+    ("more", "line", "words"),
+    [
+        ("[resources]\ncpus = 4000", "cpus = 4000", "resources.cpus: This machine gives"),
+        ('executor = "slurm"', 'executor = "slurm"', "executor: There is no Slurm on this machine"),
+        ('workdir = "here"', 'workdir = "here"', "workdir: 'here' is not absolute"),
+        ('workdir = "/not/there"', 'workdir = "/not/there"', "workdir: /not/there is not a directory"),
+        ('environment = "auto"', 'environment = "auto"', "environment: No environment was found"),
+        ('profile = "none"', 'profile = "none"', "profile: "),
+    ],
+)
+def test_a_plan_that_cannot_run_here_is_told_at_once_and_never_approved(
+    service: InProcess, more: str, line: str, words: str
+) -> None:
+    markdown = bindable(more=more)
     plan = ask(service, "POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": markdown}).json()
-    answer = service.http.post(f"/plans/{plan['id']}/approve")
-    assert answer.status_code == 409
-    assert "cannot run here: resources.cpus" in answer.json()["problems"][-1]["message"]
-    forced = service.post(f"/plans/{plan['id']}/approve", {"force": True})
-    assert "resources.cpus" not in forced["bounds"]["terms"]
+    checked = service.post("/plans/check", {"raw_markdown": markdown})
+    edited = service.http.patch(f"/plans/{plan['id']}", json={"raw_markdown": markdown}).json()
+    would = service.post(f"/plans/{plan['id']}/approve", {"dry_run": True})
+    for told in (plan, checked, edited, would):
+        [problem] = told["problems"]
+        assert f"This cannot run here: {words}" in problem["message"]
+        assert markdown.splitlines()[problem["line"] - 1] == line
+    assert would["bounds"] is None is would["approved_hash"]
+    for body in ({}, {"force": True}):
+        status, detail = service.refused("POST", f"/plans/{plan['id']}/approve", body)
+        assert (status, "cannot run here" in detail) == (409, True)
+    assert service.refused("POST", f"/plans/{plan['id']}/execute", {"dry_run": True})[0] == 422
 
 
 def test_what_was_refused_is_allowed_in_one_step(service: InProcess) -> None:

@@ -133,6 +133,31 @@ def test_under_a_completed_plan_its_budget_holds_for_everybody(service: InProces
     assert diff_of(answer) == {"budget.runs": (1, 2)}
 
 
+def test_a_completed_plan_lets_what_failed_run_again_within_its_budget(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved(bindable("exit {lr} {seed}", values="| lr | 3 | |\n| seed | 1 | |", runs=1, budget="runs = 2"))
+    agent("POST", f"/plans/{plan['id']}/execute").raise_for_status()
+    [run] = service.get("/runs", plan_id=plan["id"])
+    wait_until(lambda: service.get(f"/plans/{plan['id']}")["status"] == "completed", "the plan's end", 30)
+    another = agent("POST", "/runs", run_of(plan, "exit 3 1"))
+    assert (another.status_code, "but for reruns" in another.json()["detail"]) == (403, True)
+    other_command = agent("POST", f"/runs/{run['id']}/rerun", {"command": "exit 0 1"})
+    assert set(diff_of(other_command)) == {"parameters.lr"}
+    again = agent("POST", f"/runs/{run['id']}/rerun").json()  # made, and started by itself
+    agent("POST", f"/runs/{again['id']}/start").raise_for_status()
+    assert service.over(again["id"])["parent_run_id"] == run["id"]
+    assert diff_of(agent("POST", f"/runs/{run['id']}/rerun")) == {"budget.runs": (2, 3)}
+    service.post(f"/plans/{plan['id']}/archive")
+    assert agent("POST", f"/runs/{run['id']}/rerun").status_code == 403
+
+
+def test_a_run_of_another_plan_is_no_way_into_a_completed_one(service: InProcess, agent: Agent) -> None:
+    over, other = agent.saved(), agent.saved()
+    service.post(f"/plans/{over['id']}/execute", {"auto_start": False})
+    service.post(f"/plans/{over['id']}/complete")
+    run = agent("POST", "/runs", run_of(other)).json()
+    assert agent("POST", "/runs", run_of(over, parent_run_id=run["id"])).status_code == 403
+
+
 # -- what a run asks for -----------------------------------------------------------------------------------------------
 
 

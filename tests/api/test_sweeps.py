@@ -445,3 +445,21 @@ def test_sweeps_are_listed_newest_first_page_by_page(alone: InProcess) -> None:
         alone.post("/sweeps/wild", {"name": "new", "goal": "g", "plan_id": plan})
     assert seen == made[::-1]
     assert alone.get("/sweeps", limit=1)[0]["name"] == "new"
+
+
+# -- places in the command ---------------------------------------------------------------------------------------------
+
+
+def test_a_place_is_filled_in_and_what_has_none_is_an_option(service: InProcess) -> None:
+    body = {"name": "x", "base_command": "echo {lr} ${HOME} {a,b} {other}", "parameters": {"lr": ["a b"], "seed": [1]}}
+    sweep = service.post("/sweeps", body)
+    [run] = [service.get(f"/runs/{run_id}") for run_id in sweep["run_ids"]]
+    assert run["command"] == "echo 'a b' ${HOME} {a,b} {other} --seed=1"
+    assert run["sweep_params"] == {"lr": "a b", "seed": 1}
+
+
+def test_a_place_in_quotes_is_refused_where_a_value_needs_its_own(service: InProcess) -> None:
+    body = {"name": "x", "base_command": "echo '{lr}'", "parameters": {"lr": ["a b"]}}
+    status, [problem] = service.refused("POST", "/sweeps", body)
+    assert (status, problem["loc"]) == (422, ["body", "base_command"])
+    assert service.post("/sweeps", body | {"parameters": {"lr": [0.1]}})["progress"]["total"] == 1

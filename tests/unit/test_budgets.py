@@ -209,6 +209,18 @@ def test_when_its_time_is_over_its_runs_are_stopped(database: Database) -> None:
     assert state(database) == (ENDED, [])
 
 
+def test_a_completed_plans_runs_that_are_run_again_are_held_to_its_budget_too(database: Database) -> None:
+    plan(database, gpu_hours=1.0)
+    going(database, 1.01)
+
+    def complete(session: Session) -> None:
+        session.exec(select(Plan)).one().status = "completed"
+
+    database.write(complete)
+    PlanKeeper(database, 0.8).once()
+    assert state(database) == (ENDED, ["critical"])
+
+
 def test_a_plan_without_a_budget_has_none_to_keep(database: Database) -> None:
     plan(database)
     going(database, 1000.0)

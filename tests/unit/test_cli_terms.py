@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import typer
 
+from orchestrator.cli.common import Rest, command_text
 from orchestrator.cli.main import app
 from orchestrator.cli.terms import RETRIED, Terms
 from orchestrator.shapes import RunTerms
@@ -77,3 +78,16 @@ def test_both_commands_have_every_option_and_its_help(name: str) -> None:
         assert params[field.name].help, field.name
     assert "terms" not in params
     assert params["resource"].opts == ["--resource", "-R"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["python", "t.py", "--lr={lr}", "{lr}"], "python t.py --lr={lr} {lr}"),
+        (["echo", "a b {lr} {seed}{other}"], "echo 'a b '{lr}' {seed}{other}'"),
+        (["echo", "it's {lr}", ""], "echo 'it'\"'\"'s '{lr} ''"),
+        (["echo {lr} | tee x"], "echo {lr} | tee x"),
+    ],
+)
+def test_a_sweeps_places_stay_open_in_the_command(words: list[str], text: str) -> None:
+    assert command_text([], Rest(words), places={"lr": [1]}) == text

@@ -16,6 +16,7 @@ CATEGORIES_THAT_RERUN = {"site", "preempted"}
 
 def run(status: RunStatus = RunStatus.FAILED, **told: Any) -> dict[str, Any]:
     return {
+        "id": "abc123",
         "status": str(status),
         "reason": None,
         "error": None,
@@ -306,6 +307,18 @@ def test_a_long_line_of_the_log_is_quoted_at_its_end() -> None:
     found = why(reason=Reason.NONZERO_EXIT, log="x" * 10_000 + "Permission denied")
     quote = found.evidence[-1]["quote"]
     assert (len(quote), quote.endswith("Permission denied")) == (500, True)
+
+
+def test_what_python_said_last_is_told_with_the_failure() -> None:
+    log = "Traceback (most recent call last):\n  File \"t.py\"\nKeyError: 'a'\n\nDuring …\nValueError: lr is 0\nbye\n"
+    found = why(reason=Reason.NONZERO_EXIT, error="The command ended with exit code 1.", log=log)
+    assert found.summary == "The command ended with exit code 1. ValueError: lr is 0"
+    other = why(reason=Reason.NONZERO_EXIT, error="It ended.", log="Errors: 0\nno ValueError: here\n")
+    assert other.summary == "It ended."
+
+
+def test_commands_name_the_run() -> None:
+    assert why(reason=Reason.NONZERO_EXIT).action == "See the end of its log: orc logs abc123."
 
 
 def test_slurms_word_of_memory_or_time_goes_before_the_log() -> None:

@@ -101,13 +101,15 @@ def test_a_plan_without_markdown_has_a_report_too() -> None:
 def test_the_text_shows_all_of_it() -> None:
     budget = {"gpu_hours": 12.0, "runs": 6, "wall_seconds": None}
     amendment = {"at": 0.0, "by": "token:admin", "reason": "a try", "changes": {"parameters": {"lr": [3]}}}
-    made = plan(budget=budget, amendments=[amendment], approved_by="token:admin", approved_at=0.0)
+    made = plan(budget=budget, amendments=[amendment], approved_by="token:admin", approved_at=1.0)
     text = markdown(report(made, [outcome(1, val__loss=0.4), outcome(2, "failed", "TIMEOUT")], USED))
     for words in (
         "**`lr` = `1`**: `val/loss` = 0.4 (run r1)",
         "| r1 | 1 | finished | 0.4 | 0.4 | 20 | 1 |",
         "| val/loss &lt; 0.5 | ✅ met | 0.4 | r1 |",
-        "| GPU-hours | 1 GPU each | 12 | 2.5 |",
+        "| GPU-hours |  | 12 | 2.5 |",
+        "| resources | 1 GPU each |  |  |",
+        "_The plan as it was approved:_",
         "| TIMEOUT | 1 | r2 | error 2 |",
         "a try",
         GOOD.strip(),
@@ -120,3 +122,24 @@ def test_what_stands_in_a_cell_stays_in_it() -> None:
     hostile = Outcome({**made.run, "error": "a | b\n| c | <script>", "name": "n"}, {})
     line = next(line for line in markdown(report(plan(""), [hostile], USED)).splitlines() if line.startswith("| X"))
     assert line == "| X | 1 | r1 | a \\| b \\| c \\| &lt;script> |"
+
+
+@pytest.mark.parametrize(
+    ("words", "hours"),
+    [
+        ("12 GPU-hours", 12.0),
+        ("1 A100 each, 7.5 GPU hours", 7.5),
+        ("about 3 GPU-h", 3.0),
+        ("1 GPU each", None),
+        ("4 GPUs", None),
+        ("10-12 GPU-hours", None),
+    ],
+)
+def test_the_gpu_hours_of_the_estimate_are_read_where_they_are_a_number(words: str, hours: float | None) -> None:
+    sections = plan()["sections"]
+    made = plan(sections={**sections, "effort": {"runs": 1, "time": "1 h", "resources": words}})
+    assert report(made, [], USED)["effort"]["estimated"]["gpu_hours"] == hours
+
+
+def test_a_draft_is_not_called_approved() -> None:
+    assert "_The plan, which is not approved:_" in markdown(report(plan(approved_at=None), [], USED))

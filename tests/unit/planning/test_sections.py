@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.planning.markdown import PlanText, read
+from orchestrator.planning.runblock import RunBlock
 from tests.support.plans import GOOD
 
 
@@ -80,7 +81,7 @@ def test_a_good_plan_is_read_whole() -> None:
         "improvements": ["A script for the sweep"],
     }
     assert found.parameters == {"lr": [0.001, 0.01], "seed": [1, 2, 3]}
-    assert (found.block, found.block_line) == (None, 0)
+    assert found.block == RunBlock()
 
 
 def test_a_section_that_is_not_there_is_not_in_what_is_read() -> None:
@@ -420,17 +421,17 @@ def test_the_block_is_found_in_any_section_and_list(fence: str, indent: str) -> 
     markdown = GOOD.replace("### Approach\n", f"### Approach\n{block}")
     found = read(markdown)
     assert found.problems == []
-    assert found.block == found.sections["run"] == {"command": "x", "resources": {"gpus": 1}}
-    assert markdown.splitlines()[found.block_line - 1].strip() == fence
+    assert found.block.table == found.sections["run"] == {"command": "x", "resources": {"gpus": 1}}
+    assert markdown.splitlines()[found.block.line - 1].strip() == fence
 
 
 @pytest.mark.parametrize("fence", ["```toml", "```orchestra", "```"])
 def test_other_blocks_are_not_the_block(fence: str) -> None:
-    assert read(f"{GOOD}\n{fence}\nx\n```\n").block is None
+    assert read(f"{GOOD}\n{fence}\nx\n```\n").block.table is None
 
 
 def test_a_block_within_an_example_is_not_the_block() -> None:
-    assert read(f"{GOOD}\n````markdown\n```toml orc\na = 1\n```\n````\n").block is None
+    assert read(f"{GOOD}\n````markdown\n```toml orc\na = 1\n```\n````\n").block.table is None
 
 
 @pytest.mark.parametrize(
@@ -454,14 +455,24 @@ def test_a_block_that_cannot_be_read_is_a_problem_at_its_line(content: str, line
     [(at, message)] = told(found)
     assert at == BLOCK_AT + line
     assert words in message
-    assert (found.block, found.block_line) == (None, BLOCK_AT)
+    assert (found.block.table, found.block.line) == (None, BLOCK_AT)
 
 
 def test_a_second_block_is_a_problem() -> None:
     found = with_block('command = "a"\n```\n\n```orc\ncommand = "b"')
-    assert found.block == {"command": "a"}
+    assert found.block.table == {"command": "a"}
     [(at, message)] = told(found)
     assert (at, str(BLOCK_AT) in message) == (BLOCK_AT + 4, True)
+
+
+def test_a_block_that_lacks_its_mark_is_a_problem() -> None:
+    [(line, message)] = told(read(f'{GOOD}\n```toml\ncommand = "a"\n```\n'))
+    assert (line, '"```toml orc"' in message) == (len(GOOD.splitlines()) + 2, True)
+
+
+@pytest.mark.parametrize("fence", ["```toml\n[tool.x]\ny = 1", '```bash\ncommand = "a"', '```toml\n# command = "a"'])
+def test_an_example_is_no_block_that_lacks_its_mark(fence: str) -> None:
+    assert told(read(f"{GOOD}\n{fence}\n```\n")) == []
 
 
 # -- contradictions ----------------------------------------------------------------------------------------------------
