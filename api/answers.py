@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from orchestrator import plans
+from orchestrator import amendments
 from orchestrator.errors import BadInput, Conflict, OrcError, OutsidePlan, Unauthorized
 from orchestrator.wiring import System
 
@@ -74,7 +74,7 @@ def _problem(error: OrcError) -> Json:
         return Json({"detail": [item]}, 422)
     body: dict[str, Any] = {"detail": error.message}
     if isinstance(error, OutsidePlan):
-        body |= {"plan_id": error.plan_id, "diff": error.diff, "amendment": error.amendment}
+        body |= {"plan_id": error.plan_id, "diff": error.diff, "amendment": error.amendment, "refusal": error.refusal}
     if isinstance(error, Conflict) and error.problems:
         body["problems"] = error.problems
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
@@ -86,7 +86,7 @@ def _keep(request: Request, error: OutsidePlan) -> None:
     system: System = request.app.state.system
     actor = request.state.identity.actor
     try:
-        system.db.write(lambda session: plans.refused(session, error, actor))
+        error.kept(system.db.write(lambda session: amendments.refused(session, error, actor)))
     except OrcError as trouble:  # the answer stands, whether it can be kept or not
         log.error("a refusal could not be kept: %s", trouble.message)
 

@@ -28,7 +28,8 @@ WAIT_RUNS = 1000
 class RequestFailed(OrcError):
     """The server answered with an error. ``status``: HTTP's; ``detail``: the server's own words.
 
-    Where a plan refused: ``plan_id``, ``diff`` (what it says, what was asked), ``amendment`` (what allows just that).
+    Where a plan refused: ``plan_id``, ``diff`` (what it says, what was asked), ``amendment`` (what allows just that),
+    ``refusal`` (its number, for the person who may allow it).
     """
 
     def __init__(self, status: int, detail: Any, answer: Mapping[str, Any] | None = None) -> None:
@@ -39,6 +40,7 @@ class RequestFailed(OrcError):
         self.plan_id: str | None = said.get("plan_id")
         self.diff: list[Json] = list(said.get("diff") or ())
         self.amendment: Json | None = said.get("amendment")
+        self.refusal: int | None = said.get("refusal")
 
 
 def _words(detail: Any) -> str:

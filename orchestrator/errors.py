@@ -67,7 +67,8 @@ class OutsidePlan(Forbidden):
     """What was asked for departs from its plan.
 
     ``diff``: field by field what the plan says and what was asked; ``amendment``: what allows just that, as
-    POST /plans/{id}/amendments takes it; ``asked_for``: whether it was more than a look.
+    POST /plans/{id}/amendments takes it; ``asked_for``: whether it was more than a look; ``refusal``: its number, once
+    it is kept.
     """
 
     def __init__(self, plan_id: str, message: str, diff: Sequence[object], amendment: Mapping[str, object]) -> None:
@@ -76,6 +77,14 @@ class OutsidePlan(Forbidden):
         self.diff = list(diff)
         self.amendment = dict(amendment)
         self.asked_for = True
+        self.refusal: int | None = None
+
+    def kept(self, number: int | None) -> None:
+        """It can be looked at, and allowed, under this number."""
+        self.refusal = number
+        how = f"orc plan amend {self.plan_id}"
+        if number is not None:
+            self.message = self.message.replace(how, f"{how} --refusal {number}")
 
 
 class NotFound(OrcError):

@@ -3,7 +3,6 @@
 Their status moves by its own endpoints alone. Approval freezes what the plan allows (``planning.bounds``).
 """
 
-import re
 import time
 from typing import Any
 
@@ -11,15 +10,13 @@ from sqlmodel import Session, col, select
 
 from orchestrator import admission, ids
 from orchestrator.access import Identity
-from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound, OutsidePlan
+from orchestrator.errors import BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, record
-from orchestrator.models import Event, Plan, Run, Sweep
-from orchestrator.planning import bounds as binding
-from orchestrator.planning.bounds import Allowed, Bounds
-from orchestrator.planning.reading import QUOTED, stored
-from orchestrator.planning.template import quoted_twice
-from orchestrator.proposals import Proposal, approved_hash, content_hash, limits
-from orchestrator.shapes import PlanAmendment, PlanApproval, PlanBudget, PlanCreate, PlanUpdate, RunTerms
+from orchestrator.models import Plan, Run, Sweep
+from orchestrator.planning.bounds import Bounds
+from orchestrator.planning.reading import stored
+from orchestrator.proposals import Proposal, approved_hash, content_hash
+from orchestrator.shapes import PlanApproval, PlanCreate, PlanUpdate
 
 FOLLOWS: dict[str, tuple[str, ...]] = {
     "approved": ("draft",),
@@ -35,12 +32,6 @@ UNAPPROVED: dict[str, Any] = {
     "bounds": None,
     "amendments": [],
 }
-REFUSED = "plan.refused"
-TERMS = ("workdir", "parallel", "executor", "signal", "launch", "container", "environment", "snapshot", "priority")
-TERM = re.compile(
-    rf"{'|'.join(TERMS)}|gpuwrap_config\.enabled|env\.[A-Za-z_][A-Za-z0-9_]*"
-    r"|retry\.(max|on|exit_codes|memory_factor|delay_seconds)|resources\.[a-z_]+|resources\.slurm\.[a-z][a-z0-9-]*"
-)
 
 
 def public(plan: Plan) -> dict[str, Any]:
@@ -159,78 +150,13 @@ def approve(session: Session, plan_id: str, proposed: Proposal, body: PlanApprov
             [problem.public() for problem in found],
         )
     message = f"Approved with {len(found)} problem(s), by force." if found else ""
-    fields = {"approved_at": time.time(), "approved_by": actor, **_frozen(plan, proposed.bounds)}
+    fields = {"approved_at": time.time(), "approved_by": actor, **frozen(plan, proposed.bounds)}
     return move(session, plan, "approved", actor, fields, message)
 
 
-def _frozen(plan: Plan, bounds: Bounds) -> dict[str, Any]:
+def frozen(plan: Plan, bounds: Bounds) -> dict[str, Any]:
+    """The columns by which a plan is bound to these."""
     return {"bounds": bounds.public(), "approved_hash": approved_hash(content_hash(plan), bounds)}
-
-
-# -- what was refused, and is allowed after all ----------------------------------------------------------------------
-
-
-def refused(session: Session, error: OutsidePlan, actor: Actor) -> None:
-    """Keeps what would allow it, where anything does, unless that is what was kept last."""
-    if not error.amendment:
-        return
-    last = last_refused(session, error.plan_id)
-    if last is None or last["amendment"] != error.amendment or last["by"] != actor:
-        after = {"diff": error.diff, "amendment": error.amendment}
-        record(session, actor, REFUSED, f"plan:{error.plan_id}", error.message, None, after)
-
-
-def last_refused(session: Session, plan_id: str) -> dict[str, Any] | None:
-    """What was refused last (``id``, ``at``, ``by``, ``diff``) and the ``amendment`` that would allow it; None without
-    any, or when something was allowed since."""
-    query = select(Event).where(
-        col(Event.subject) == f"plan:{plan_id}", col(Event.kind).in_([REFUSED, "plan.amended", "plan.updated"])
-    )
-    found = session.exec(query.order_by(col(Event.id).desc()).limit(1)).first()
-    if found is None or found.kind != REFUSED:
-        return None
-    return {"id": found.id, "at": found.at, "by": found.actor, **(found.after or {})}
-
-
-def amend(session: Session, plan_id: str, body: PlanAmendment, actor: Actor) -> Plan:
-    """Allows more (or another budget) under a plan that was approved, with a hash of its own. Raises Conflict for a
-    draft, and for one that was put away."""
-    plan = get(session, plan_id)
-    before = admission.bounds_of(plan)
-    if before is None or plan.status == "archived":
-        raise Conflict(f"Plan {plan.id} is {plan.status}: only a plan that was approved can be amended.")
-    _known(body.terms)
-    allowed = Allowed(body.commands, body.exact_commands, body.parameters, body.terms)
-    after = binding.amended(before, allowed, limits(body.budget or PlanBudget()))
-    _unquoted(before, after)
-    frozen = _frozen(plan, after)
-    changes = body.model_dump(exclude_unset=True, exclude={"reason"})
-    line = {"at": time.time(), "by": actor, "reason": body.reason, "changes": changes, "hash": frozen["approved_hash"]}
-    fields = {**frozen, "amendments": [*plan.amendments, line], "updated_at": time.time()}
-    change(session, plan, actor, "plan.amended", f"plan:{plan.id}", fields, body.reason)
-    return plan
-
-
-def _unquoted(before: Bounds, after: Bounds) -> None:
-    """Raises BadInput where a value would stand between quotes of a command, though it needs quotes of its own."""
-    known = {(command, name) for command in before.commands for name in quoted_twice(command, before.grid)}
-    for command in after.commands:
-        for name in quoted_twice(command, after.grid):
-            if (command, name) not in known:
-                raise BadInput("commands", f"{command[:200]!r}: {QUOTED.format(name=name)}")
-
-
-def _known(terms: dict[str, Any]) -> None:
-    """Raises BadInput for a term that no run has; ValidationError for a value that cannot be."""
-    for name, value in terms.items():
-        if TERM.fullmatch(name) is None:
-            raise BadInput(f"terms.{name}", "is no term of a run, as a refusal's diff names them.", TERMS)
-        if name == "workdir" and not (isinstance(value, str) and value.startswith("/")):
-            raise BadInput("terms.workdir", "is an absolute path.")
-        if name == "parallel" and not (value is None or (isinstance(value, int) and value > 0)):
-            raise BadInput("terms.parallel", "is a number above zero, or null.")
-    given = {name: value for name, value in terms.items() if value is not None and name not in {"workdir", "parallel"}}
-    RunTerms.model_validate(binding.nest(given))
 
 
 # -- execution -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 from api.answers import Json, page
 from api.deps import Before, Limit, OnceOnly, Sys, Who, Whose
 from api.scopes import needs
+from orchestrator import amendments as amending
 from orchestrator import execution, planoverlap, planreports, plans, proposals
 from orchestrator.planning.reading import stored
 from orchestrator.planning.reportmarkdown import markdown
@@ -114,15 +115,18 @@ def approve(system: Sys, actor: Who, plan_id: str, body: PlanApproval | None = N
 @router.post("/plans/{plan_id}/amendments", openapi_extra=needs("approve"))
 def amend(system: Sys, actor: Who, plan_id: str, body: PlanAmendment) -> Json:
     """Allows more under an approved plan: the body is the ``amendment`` of a refusal, or of your own making."""
-    return Json(system.db.write(lambda session: plans.detail(session, plans.amend(session, plan_id, body, actor))))
+    if body.dry_run:
+        with system.db.read() as session:
+            return Json(amending.look(session, plan_id, body).public())
+    return Json(system.db.write(lambda session: plans.detail(session, amending.amend(session, plan_id, body, actor))))
 
 
 @router.get("/plans/{plan_id}/amendments")
 def amendments(system: Sys, plan_id: str) -> Json:
-    """What was amended, oldest first, and what would allow the run that was refused last (``refused``)."""
+    """What was amended, oldest first; and what was refused, newest first, with what would allow it (``refusals``)."""
     with system.db.read() as session:
         plan = plans.get(session, plan_id)
-        return Json({"amendments": plan.amendments, "refused": plans.last_refused(session, plan.id)})
+        return Json({"amendments": plan.amendments, "refusals": amending.refusals(session, plan)})
 
 
 @router.post("/plans/{plan_id}/execute", openapi_extra=needs("run"))

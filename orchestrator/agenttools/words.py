@@ -71,8 +71,8 @@ def _next(error: OrcError, *, looks: bool) -> str:
         return "Tell a person: this must not be worked around."
     if error.status == 403 and isinstance(error, RequestFailed) and error.diff:
         return (
-            f"Ask for what the plan allows, or tell a person, who can allow it: `orc plan amend {error.plan_id}`. "
-            "There is no tool for that."
+            f"Ask for what the plan allows, or tell a person, who can allow it: `orc plan amend {error.plan_id}"
+            f"{f' --refusal {error.refusal}' if error.refusal is not None else ''}`. There is no tool for that."
         )
     if error.status == 403 and "plan_id" in error.message:
         return _NAME_A_PLAN

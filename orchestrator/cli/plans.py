@@ -171,9 +171,22 @@ def amend(
     """Allows under an approved plan what was refused last, or what a file says."""
     with Client() as orc:
         body = _written(file) if file is not None else _refused(orc, plan_id, refusal, yes=yes)
-        say(_indented(body))
+        would = orc.advance_plan(plan_id, "amendments", {**body, "dry_run": True})
+        say("What changes:")
+        for item in would["changes"]:
+            before, after = (_indented(item[part]) for part in ("plan", "asked"))
+            say(f"  {visible(item['field'])}: {after} {_before(item, before)}")
         _sure(f"Allow this under plan {plan_id}?", yes=yes)
         _tell(orc.advance_plan(plan_id, "amendments", {**body, "reason": reason}), as_json=as_json)
+
+
+def _before(item: dict[str, Any], before: str) -> str:
+    """What it was: of a budget, which becomes another, and of what gets more."""
+    if not item["field"].startswith("budget."):
+        return f"as well as {before}" if item["plan"] is not None else "as well"
+    if item["plan"] is None:
+        return "(there was no limit)"
+    return f"(LESS than before: {before})" if item["asked"] < item["plan"] else f"(before: {before})"
 
 
 def _written(file: Path) -> dict[str, Any]:
@@ -188,20 +201,24 @@ def _written(file: Path) -> dict[str, Any]:
 
 
 def _refused(orc: Client, plan_id: str, refusal: int | None, *, yes: bool) -> Any:
-    """What would allow what was refused last: shown with who asked for it. Without a question it must be named, for
-    another may have asked meanwhile."""
-    last = orc.request("GET", f"/plans/{plan_id}/amendments")["refused"]
-    if last is None:
-        usage(f"nothing was refused under plan {plan_id} since it was last amended or edited")
-    if refusal is not None and last["id"] != refusal:
-        usage(f"the last refusal under plan {plan_id} is {last['id']}, not {refusal}: only that one is kept")
+    """What would allow what was refused: shown with who asked for it. Without a question it must be named, for another
+    may have asked meanwhile."""
+    found = orc.request("GET", f"/plans/{plan_id}/amendments")["refusals"]
+    if not found:
+        usage(f"nothing was refused under plan {plan_id} that it does not allow by now")
+    names = ", ".join(f"{item['id']} ({item['by']}, {ago(item['at'])})" for item in found)
     if yes and refusal is None:
-        usage(f"--yes needs the refusal that is meant: --refusal {last['id']} is {last['by']}'s, {ago(last['at'])}")
-    say(f"Refusal {last['id']} of {last['by']}, {ago(last['at'])}:")
-    for item in last["diff"]:
-        name, planned, asked = (_indented(item[part]) for part in ("field", "plan", "asked"))
-        say(f"  {name}: the plan says {planned}, asked is {asked}")
-    return last["amendment"]
+        usage(f"--yes needs the refusal that is meant (--refusal NUMBER): {names}")
+    meant = next((item for item in found if refusal in {None, item["id"]}), None)
+    if meant is None:
+        usage(f"there is no refusal {refusal} under plan {plan_id} that it does not allow by now; there are: {names}")
+    if refusal is None and len(found) > 1:
+        say(f"The last of {len(found)} refusals; --refusal names another: {names}")
+    say(f"Refusal {meant['id']} of {meant['by']}, {ago(meant['at'])}:")
+    for item in meant["diff"]:
+        planned, asked = (_indented(item[part]) for part in ("plan", "asked"))
+        say(f"  {visible(item['field'])}: the plan says {planned}, asked is {asked}")
+    return meant["amendment"]
 
 
 @app.command()

@@ -270,6 +270,22 @@ def amended(bounds: Bounds, allowed: Allowed, budget: Mapping[str, Any]) -> Boun
     return replace(bounds, grid=grid, commands=commands, exact=exact, also=also, budget=spending)
 
 
+def changes(before: Bounds, after: Bounds) -> list[Difference]:
+    """What an amendment changes: what is new, and budgets as they were and become (``plan``, ``asked``)."""
+    found = [
+        Difference(f"budget.{name}", getattr(before.budget, name), value)
+        for name, value in asdict(after.budget).items()
+        if value != getattr(before.budget, name)
+    ]
+    found += [Difference("template", None, text) for text in after.commands[len(before.commands) :]]
+    found += [Difference("command", None, text) for text in after.exact[len(before.exact) :]]
+    for part, old, new in (("parameters.", before.grid, after.grid), ("", before.also, after.also)):
+        for name, values in new.items():
+            more = values[len(old.get(name, ())) :]
+            found += [Difference(f"{part}{name}", old.get(name) or before.terms.get(name), value) for value in more]
+    return found
+
+
 def size(bounds: Bounds) -> int:
     """How many configurations the grid has; 0 without one."""
     return grids.size(bounds.grid) if bounds.grid else 0

@@ -52,8 +52,10 @@ def test_an_amendment_is_named_where_nobody_can_be_asked(orc: Orc, tmp_path: Pat
     assert refused.returncode == 4
     assert "orc plan amend" in refused.stderr
     unnamed = orc("plan", "amend", "--yes", plan)
-    assert unnamed.returncode == 2
-    number = unnamed.stderr.split("--refusal ")[1].split()[0]
+    number = refused.stderr.split("--refusal ")[1].rstrip(".\n")
+    assert (unnamed.returncode, f"{number} (token:agent" in unnamed.stderr) == (2, True)
+    other = orc("plan", "amend", "--yes", "--refusal", "999999", plan)
+    assert (other.returncode, "there is no refusal 999999" in other.stderr) == (2, True)
     amended = orc("plan", "amend", "--yes", "--refusal", number, "--reason", "a try", plan)
     assert amended.returncode == 0, amended.stderr
     assert orc.json("plan", "show", plan)["amendments"][0]["reason"] == "a try"
@@ -62,6 +64,8 @@ def test_an_amendment_is_named_where_nobody_can_be_asked(orc: Orc, tmp_path: Pat
     by_file = tmp_path / "more.json"
     by_file.write_text(json.dumps({"budget": {"runs": 50}}))
     assert orc("plan", "amend", "--yes", "--file", str(by_file), plan).returncode == 0
+    by_file.write_text(json.dumps({"budget": {"runs": 5}}))
+    assert "budget.runs: 5 (LESS than before: 50)" in orc("plan", "amend", "--yes", "--file", str(by_file), plan).stderr
 
 
 def test_tokens_are_listed_with_what_they_may(orc: Orc) -> None:

@@ -373,16 +373,50 @@ def test_what_was_refused_is_allowed_in_one_step(service: InProcess) -> None:
     outside = run_of(plan, "echo lr=0.3 seed=1", resources={"cpus": 2})
     refused = ask(service, "POST", "/runs", outside).json()
     assert refused["amendment"] == {"parameters": {"lr": [0.3]}, "terms": {"resources.cpus": 2}}
+    assert f"orc plan amend {plan['id']} --refusal {refused['refusal']}." in refused["detail"]
     kept = service.get(f"/plans/{plan['id']}/amendments")
-    assert (kept["amendments"], kept["refused"]["amendment"]) == ([], refused["amendment"])
-    assert (kept["refused"]["by"], kept["refused"]["diff"]) == ("token:agent", refused["diff"])
+    [wanted] = kept["refusals"]
+    assert (kept["amendments"], wanted["amendment"]) == ([], refused["amendment"])
+    assert (wanted["by"], wanted["diff"], wanted["id"]) == ("token:agent", refused["diff"], refused["refusal"])
     assert ask(service, "POST", f"/plans/{plan['id']}/amendments", refused["amendment"]).status_code == 403
     amended = service.post(f"/plans/{plan['id']}/amendments", refused["amendment"] | {"reason": "worth a try"})
     assert amended["approved_hash"] != plan["approved_hash"]
     assert amended["amendments"][0]["reason"] == "worth a try"
     assert amended["amendments"][0]["by"] == "token:admin"
     ask(service, "POST", "/runs", outside).raise_for_status()
-    assert service.get(f"/plans/{plan['id']}/amendments")["refused"] is None
+    assert service.get(f"/plans/{plan['id']}/amendments")["refusals"] == []
+
+
+def test_what_was_refused_waits_until_it_is_allowed_whatever_else_is(service: InProcess) -> None:
+    plan = saved(service, budget={"runs": 1})
+    path = f"/plans/{plan['id']}/amendments"
+    first = ask(service, "POST", "/runs", run_of(plan, "echo lr=0.3 seed=1")).json()["refusal"]
+    ask(service, "POST", "/runs/bulk", {"runs": [run_of(plan), run_of(plan), run_of(plan, "id")]})
+    assert ask(service, "POST", "/runs", run_of(plan, "echo lr=0.3 seed=1")).json()["refusal"] == first
+    assert [item["amendment"] for item in service.get(path)["refusals"]] == [
+        {"exact_commands": ["id"], "budget": {"runs": 3}},
+        {"parameters": {"lr": [0.3]}},
+    ]
+    service.post(path, {"parameters": {"lr": [0.3, 0.5]}, "budget": {"runs": 9}})
+    [left] = service.get(path)["refusals"]
+    assert left["amendment"] == {"exact_commands": ["id"]}  # to allow it does not lower the budget again
+    service.http.patch(f"/plans/{plan['id']}", json={"title": "another"}).raise_for_status()
+    assert service.get(path)["refusals"] == []
+
+
+def test_an_amendment_is_shown_before_it_is_made(service: InProcess) -> None:
+    plan = saved(service, bindable(more="[resources]\ncpus = 1", budget="runs = 9"))
+    body = {"budget": {"runs": 5}, "terms": {"resources.cpus": 2}, "parameters": {"lr": [0.1, 0.3]}}
+    path = f"/plans/{plan['id']}/amendments"
+    would = service.post(path, {**body, "dry_run": True})
+    assert would["changes"] == [
+        {"field": "budget.runs", "plan": 9, "asked": 5},
+        {"field": "parameters.lr", "plan": [0.1, 0.01], "asked": 0.3},
+        {"field": "resources.cpus", "plan": 1, "asked": 2},
+    ]
+    assert service.get(f"/plans/{plan['id']}")["bounds"] == plan["bounds"]
+    assert service.post(path, body)["bounds"] == would["bounds"]
+    assert "nothing would change" in service.refused("POST", path, body)[1]
 
 
 def test_each_refusal_says_what_would_allow_it(service: InProcess) -> None:

@@ -310,7 +310,8 @@ def test_a_look_is_not_kept_as_something_to_allow(service: InProcess, agent: Age
     plan = agent.saved()
     agent("POST", "/runs", run_of(plan, "echo lr=0.3 seed=1"))
     agent("POST", "/runs", run_of(plan, "curl evil", dry_run=True))
-    assert service.get(f"/plans/{plan['id']}/amendments")["refused"]["amendment"] == {"parameters": {"lr": [0.3]}}
+    [kept] = service.get(f"/plans/{plan['id']}/amendments")["refusals"]
+    assert kept["amendment"] == {"parameters": {"lr": [0.3]}}
 
 
 def test_who_needs_plans_changes_no_others_plans(service: InProcess, agent: Agent) -> None:
@@ -526,7 +527,7 @@ def test_too_much_to_read_is_not_allowed_in_one_step(service: InProcess, agent: 
     assert len(told["diff"]) == 200
     assert "too much to be allowed in one step" in told["detail"]
     assert not told["amendment"]
-    assert service.get(f"/plans/{plan['id']}/amendments")["refused"] is None
+    assert service.get(f"/plans/{plan['id']}/amendments")["refusals"] == []
 
 
 @pytest.mark.parametrize("resources", [{"nodelist": "n[1-4]"}, {"constraint": "a100*4"}, {"nodelist": "n1,n2"}])
