@@ -5,10 +5,9 @@ import logging
 import os
 import sys
 
-from pydantic import ValidationError
-
 from api.server import serve
-from orchestrator.settings import Settings
+from orchestrator.errors import BadSettings
+from orchestrator.settings import load
 
 
 def main() -> int:
@@ -25,11 +24,9 @@ def main() -> int:
         return 1
     given = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
     try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"])
-            sys.stderr.write(f"Setting {where}: {item['msg']} (ORC_{where.upper()} or config.toml)\n")
+        settings = load(**given)
+    except BadSettings as error:
+        sys.stderr.write(f"{error.message}\n")
         return 2
     return serve(settings, on_demand=options.on_demand)
 

@@ -101,8 +101,12 @@ def install(app: FastAPI) -> None:
         return _problem(error)
 
     @app.exception_handler(RequestValidationError)
-    def on_bad_request(_request: Request, error: RequestValidationError) -> Json:
-        return Json({"detail": explain(error.errors())}, 422)
+    def on_bad_request(request: Request, error: RequestValidationError) -> Json:
+        found = explain(error.errors())
+        for item in found:
+            if item["loc"] == ["body"] and "json" not in request.headers.get("content-type", ""):
+                item["msg"] = "The body must be JSON, sent with the header Content-Type: application/json."
+        return Json({"detail": found}, 422)
 
     @app.exception_handler(ValidationError)
     def on_bad_value(_request: Request, error: ValidationError) -> Json:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Security
+from fastapi import Depends, FastAPI, Security
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.responses import Response
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from api import answers, docs, mcp, schema, scopes
 from api.activity import Activity
 from api.answers import Json
-from api.deps import Sys
+from api.deps import Sys, known_query, query_names
 from api.guard import Guard
 from api.routes import alerts, cluster, events, insight, outputs, plans, runs, skills, sweeps, tokens, waits
 from api.signal import Commits
@@ -80,6 +80,7 @@ def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: No
     app.state.commits = commits
     app.state.failure = None
     app.state.activity = Activity()
+    app.state.query_names = {}
     answers.install(app)
     for module in (cluster, runs, sweeps, plans, alerts, events, outputs, insight, skills, tokens, waits):
         for route in module.router.routes:
@@ -87,7 +88,8 @@ def create_app(settings: Settings, on_lost: Callable[[str], None] = lambda _: No
                 _summarise(route)
                 scopes.apply(module, route)
                 schema.describe(route)
-        app.include_router(module.router, dependencies=[_TOKEN, _BEARER])
+                app.state.query_names |= {(route.path, method): query_names(route) for method in route.methods or ()}
+        app.include_router(module.router, dependencies=[_TOKEN, _BEARER, Depends(known_query)])
     app.include_router(docs.router)
     app.openapi = schema.with_examples(app)  # type: ignore[method-assign]  # as FastAPI's documentation has it
     app.router.routes.append(mcp.route(app))

@@ -2,9 +2,14 @@
 
 import json
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.exceptions import RequestValidationError
+from fastapi.params import Query as QueryParameter
+from fastapi.routing import APIRoute
 from sqlmodel import Session
 
 from api.answers import Json, Kept, dumps
@@ -36,6 +41,29 @@ async def _going_on(request: Request) -> Callable[[], bool]:
     """For what lasts: whether the server goes on, and the token is still good."""
     commits, still_good = request.app.state.commits, request.state.still_good
     return lambda: not commits.closing and still_good()
+
+
+async def known_query(request: Request) -> None:
+    """Refuses a query parameter that the route does not have: a misspelt filter would list everything. What begins with
+    an underscore (a browser's against its cache) passes."""
+    known = request.app.state.query_names[request.scope["route"].path, request.method]
+    strange = [name for name in request.query_params if name not in known and not name.startswith("_")]
+    if strange:
+        raise RequestValidationError(
+            [{"loc": ("query", name), "msg": _instead(name, known), "type": "extra_forbidden"} for name in strange]
+        )
+
+
+def query_names(route: APIRoute) -> list[str]:
+    """Those that a route has."""
+    return [field.alias for field in get_flat_params(route.dependant) if isinstance(field.field_info, QueryParameter)]
+
+
+def _instead(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, 1)
+    if close:
+        return f"There is no such parameter: did you mean {close[0]}?"
+    return f"There is no such parameter; there are {', '.join(known)}." if known else "There are no parameters here."
 
 
 Sys = Annotated[System, Depends(_system)]

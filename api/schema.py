@@ -40,6 +40,7 @@ class Refusal(BaseModel):
     plan_id: str | None = None
     diff: list[dict[str, Any]] | None = None
     amendment: dict[str, Any] | None = None
+    refusal: int | None = None
 
 
 class Conflicting(BaseModel):

@@ -49,8 +49,10 @@ def _words(detail: Any) -> str:
     lines = []
     for item in detail:
         where = ".".join(str(part) for part in item.get("loc", ())[1:])
-        choices = item.get("choices")
-        lines.append(f"{where}: {item.get('msg')}" + (f" Valid: {choices}" if choices else ""))
+        words = str(item.get("msg"))
+        choices = [str(choice) for choice in item.get("choices") or ()]
+        more = f" Valid: {', '.join(choices)}" if choices and not all(choice in words for choice in choices) else ""
+        lines.append(f"{where}: {words}{more}")
     return "\n".join(lines)
 
 
@@ -215,8 +217,8 @@ class Client:
         """Plans, newest first."""
         return list(self.request("GET", "/plans", params=filters))
 
-    def save_plan(self, title: str, goal: str, raw_markdown: str, **fields: Any) -> Json:
-        """Saves a draft."""
+    def save_plan(self, raw_markdown: str, *, title: str | None = None, goal: str | None = None, **fields: Any) -> Json:
+        """Saves a draft. Without ``title`` and ``goal``: the markdown's own."""
         body = {"title": title, "goal": goal, "raw_markdown": raw_markdown, **fields}
         return dict(self.request("POST", "/plans", body))
 

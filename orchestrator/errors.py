@@ -13,6 +13,7 @@ OrcError
 ├── ServerRunning     409  another server serves this database
 ├── ProbeFailed       503  a helper process died, hung or answered nonsense
 ├── SchedulerUnavailable 503  Slurm gives no answer: down, hung, not to be reached
+├── BadSettings         -  what is set cannot be: no server starts
 ├── ServerUnreachable   -  client side: no server answers
 │   └── AnswerLost      -  client side: it may have been carried out all the same
 └── UntrustedServer     -  client side: what answers is not the user's own server
@@ -137,6 +138,10 @@ class SchedulerUnavailable(OrcError):
     """Slurm gives no answer: down, hung, not to be reached. What was asked may have been carried out all the same."""
 
     status = 503
+
+
+class BadSettings(OrcError):
+    """The settings cannot be what they are; each that is wrong has a line."""
 
 
 class ServerUnreachable(OrcError):

@@ -3,7 +3,7 @@
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,14 @@ from sqlalchemy import select as sql_select
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
-from orchestrator import admission, attempts, plans, runs
+from orchestrator import admission, attempts, plans, wishes
 from orchestrator.admission import ENDED, OPEN, TERMINAL
 from orchestrator.alerting import alerts
 from orchestrator.alerting.rules import Budget as What
 from orchestrator.alerting.rules import Raised, budget_alert
 from orchestrator.db import Database
 from orchestrator.journal import SERVICE
-from orchestrator.models import Plan, Run
+from orchestrator.models import Alert, Plan, Run
 from orchestrator.states import LIVE, RunStatus
 
 LOOK = 1.0  # seconds between two looks: as much as a budget can be exceeded by, besides what stopping takes
@@ -55,28 +55,48 @@ class PlanKeeper:
             done = [plan.id for plan in found if plan.status == "executing" and _done(session, plan)]
             uses = [use for plan in found if admission.going(session, plan.id) for use in _uses(session, plan)]
             news = self._news(session, uses)
+            moot = self._moot(session)
         spent = {use.plan_id: use.words() for use in uses if use.used >= use.limit and use.used > 0}
-        if done or spent or news:
-            self._db.write(lambda session: _settle(session, done, spent, news))
+        if done or spent or news or moot:
+            self._db.write(lambda session: _settle(session, done, spent, news, moot))
 
     def _news(self, session: Session, uses: Sequence["Use"]) -> list[Raised]:
         """The alerts that there have not been yet."""
-        found = [budget_alert(use.plan_id, use.title, use.what, use.used, use.limit, self._warn_at) for use in uses]
-        raised = [alert for alert in found if alert is not None]
+        raised = self._alerts(uses)
         known = alerts.known(session, [alert.key for alert in raised])
         return [alert for alert in raised if alert.key not in known]
 
+    def _alerts(self, uses: Iterable["Use"]) -> list[Raised]:
+        found = (budget_alert(use.plan_id, use.title, use.what, use.used, use.limit, self._warn_at) for use in uses)
+        return [alert for alert in found if alert is not None]
 
-def _settle(session: Session, done: Sequence[str], spent: dict[str, str], news: Sequence[Raised]) -> None:
+    def _moot(self, session: Session) -> list[str]:
+        """Alerts of what is over: the plan has ended, or has another budget by now, or there is another alert of it."""
+        return [alert.id for alert in alerts.of_budgets(session) if not self._stands(session, alert)]
+
+    def _stands(self, session: Session, alert: Alert) -> bool:
+        plan = session.exec(select(Plan).where(col(Plan.id) == alert.plan_id)).first()
+        if plan is None or (plan.status not in OPEN and admission.going(session, plan.id) is None):
+            return False
+        return alert.key in {raised.key for raised in self._alerts(_uses(session, plan))}
+
+
+def _settle(
+    session: Session, done: Sequence[str], spent: dict[str, str], news: Sequence[Raised], moot: Sequence[str]
+) -> None:
     for plan_id in done:
         plan = plans.get(session, plan_id)
         if plan.status == "executing" and admission.going(session, plan_id) is None:
             plans.move(session, plan, "completed", SERVICE, {"completed_at": time.time()})
     for alert in news:
         alerts.raise_alert(session, alert)
+    for alert_id in moot:
+        over = alerts.get(session, alert_id)
+        if over.status == "pending":
+            alerts.over(session, over)
     for plan_id, words in spent.items():
         for run in session.exec(select(Run).where(*_stoppable(plan_id))).all():
-            runs.end(session, run, SERVICE, words)
+            wishes.end(session, run, SERVICE, words)
 
 
 def _stoppable(plan_id: str) -> tuple[Any, ...]:

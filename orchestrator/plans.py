@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 
 from orchestrator import admission, ids
 from orchestrator.access import Identity
-from orchestrator.errors import BadTransition, Conflict, NotFound
+from orchestrator.errors import BadInput, BadTransition, Conflict, NotFound
 from orchestrator.journal import Actor, change, record
 from orchestrator.models import Plan, Run, Sweep
 from orchestrator.planning.bounds import Bounds
@@ -72,8 +72,19 @@ def listing(
     return list(session.exec(query))
 
 
+def named(body: PlanCreate, parsed: dict[str, Any]) -> PlanCreate:
+    """With the title and the goal of its markdown, where it has none itself. Raises BadInput where neither has one."""
+    sections = parsed["sections"]
+    title, goal = body.title or sections.get("title"), sections.get("objective") if body.goal is None else body.goal
+    for name, value, place in (("title", title, "## 📋 Plan: <title>"), ("goal", goal, "### Objective")):
+        if value is None:
+            raise BadInput(name, f'is required where the markdown has no "{place}".')
+    return PlanCreate.model_validate({**body.model_dump(), "title": title, "goal": goal})
+
+
 def create(session: Session, body: PlanCreate, parsed: dict[str, Any], actor: Actor) -> Plan:
-    """A draft. Problems in its markdown do not keep it from being stored. ``parsed``: ``stored`` of that."""
+    """A draft. Problems in its markdown do not keep it from being stored. ``parsed``: ``stored`` of that; ``body``:
+    ``named``."""
     now = time.time()
     given = body.model_dump()
     plan = Plan(id=ids.plan_id(), created_at=now, updated_at=now, created_by=actor, parsed=parsed, **given)

@@ -1,4 +1,4 @@
-"""Runs: made, changed, asked to stop, run again. Functions of a session; each change with its event."""
+"""Runs: made, looked at, changed, run again. Functions of a session; each change with its event."""
 
 import json
 import time
@@ -19,8 +19,7 @@ from orchestrator.errors import BadTransition, Conflict, Forbidden, NotFound
 from orchestrator.journal import Actor, change, move, record
 from orchestrator.models import Alert, Dependency, Plan, Run, Sweep
 from orchestrator.shapes import RunCreate, RunReport, RunRerun
-from orchestrator.states import LIVE, Move, Reason, RunStatus
-from orchestrator.terms import rekeyed
+from orchestrator.states import LIVE, Move, RunStatus
 
 AT_ONCE = 500
 Row = TypeVar("Row", Sweep, Plan, Run, Alert)
@@ -222,7 +221,7 @@ def _parents(session: Session, parent_ids: Iterable[str]) -> list[Run]:
 def update(session: Session, run_id: str, fields: dict[str, Any], identity: Identity) -> Run:
     """Changes name, command or workdir (``RunChecks.changes``); what is executing keeps its command."""
     run = get(session, run_id)
-    _own(session, run, identity)
+    check_own(session, run, identity)
     if {"command", "workdir"} & set(fields) and (RunStatus(run.status) in LIVE or run.submission_id):
         raise Conflict(f"Run {run.id} is {run.status}: its command and workdir cannot change now.")
     if {"command", "workdir"} & set(fields) and RunStatus(run.status).terminal:
@@ -233,106 +232,13 @@ def update(session: Session, run_id: str, fields: dict[str, Any], identity: Iden
     return run
 
 
-def queue(session: Session, run_id: str, identity: Identity, *, allow_queued: bool) -> Run:
-    """ready → queued. ``allow_queued``: a queued run is fine as it is (/start)."""
-    run = get(session, run_id)
-    if allow_queued and run.status == RunStatus.QUEUED:
-        return run
-    if run.is_archived:
-        raise BadTransition(f"Run {run.id} is archived: unarchive it first.")
-    if run.status != RunStatus.READY:
-        raise BadTransition(f"Run {run.id} is {run.status}; only a ready run can be queued.")
-    Admission(session, identity).start(run)
-    move(session, run, Move(RunStatus.QUEUED), identity.actor)
-    return run
-
-
-def _own(session: Session, run: Run, identity: Identity) -> None:
+def check_own(session: Session, run: Run, identity: Identity) -> None:
     """Raises Forbidden for who needs a plan, where neither the run nor its plan is its own."""
     if not identity.require_plan or run.created_by == identity.actor:
         return
     plan = _reference(session, Plan, "plan", run.plan_id)
     if plan is None or identity.actor not in {plan.created_by, plan.executed_by}:
         identity.check_own(f"Run {run.id}", run.created_by)
-
-
-def stop(session: Session, run_id: str, identity: Identity) -> Run:
-    """Somebody wants it to stop. Raises BadTransition for one that does not wait or execute."""
-    run = get(session, run_id)
-    _own(session, run, identity)
-    return end(session, run, identity.actor)
-
-
-def end(session: Session, run: Run, actor: Actor, why: str = "") -> Run:
-    """A recorded wish: what has not been handed over stops at once, the rest when its executor has done it."""
-    status = RunStatus(run.status)
-    if status is not RunStatus.QUEUED and status not in LIVE:
-        raise BadTransition(f"Run {run.id} is {status}; only a queued, launching or running run can be stopped.")
-    if status is RunStatus.QUEUED and run.submission_id is None:
-        move(session, run, Move(RunStatus.STOPPED, Reason.CANCELLED), actor, why or "Stopped before it was started.")
-    elif run.stop_requested_at is None:
-        fields = {"stop_requested_at": time.time(), "reason": str(Reason.STOPPING)}
-        change(session, run, actor, "run.stop_requested", f"run:{run.id}", fields, why)
-    return run
-
-
-def hold(session: Session, run_id: str, identity: Identity) -> Run:
-    """Keeps a run from starting until it is released; in Slurm's queue too. Raises BadTransition once it has begun."""
-    run, actor = get(session, run_id), identity.actor
-    _own(session, run, identity)
-    if RunStatus(run.status) not in {RunStatus.READY, RunStatus.QUEUED}:
-        raise BadTransition(f"Run {run.id} is {run.status}; only a run that has not begun can be held.")
-    fields = {"held": True, "wishes": _wishes(run, "hold", without="release")}
-    change(session, run, actor, "run.held", f"run:{run.id}", fields)
-    return run
-
-
-def release(session: Session, run_id: str, identity: Identity) -> Run:
-    """Lets a held run start: by us, or by anybody in Slurm. Raises BadTransition for one that does not wait."""
-    run, actor = get(session, run_id), identity.actor
-    if RunStatus(run.status) not in {RunStatus.READY, RunStatus.QUEUED}:
-        raise BadTransition(f"Run {run.id} is {run.status}; only a run that has not begun can be released.")
-    Admission(session, identity).start(run)
-    wishes = _wishes(run, "release", without="hold")
-    if "release" in wishes and run.priority < 0:
-        wishes["priority"] = time.time()  # Slurm has been seen to forget the niceness of what it releases
-    fields = {"held": False, "wishes": wishes}
-    change(session, run, actor, "run.released", f"run:{run.id}", fields)
-    return run
-
-
-def requeue(session: Session, run_id: str, identity: Identity) -> Run:
-    """Begins a launching or running run again, from its place in the queue. Raises BadTransition for any other; who
-    needs a plan may do so as often as it has the run tried again (``retry.max``)."""
-    run, actor = get(session, run_id), identity.actor
-    if RunStatus(run.status) not in LIVE:
-        raise BadTransition(f"Run {run.id} is {run.status}; only a launching or running run can be requeued.")
-    if run.stop_requested_at is not None:
-        raise BadTransition(f"Run {run.id} is being stopped.")
-    admission = Admission(session, identity)
-    admission.term(admission.of(run), "retry.max", max(1, run.attempt), run)
-    wishes = run.wishes | {"requeue": time.time()}
-    change(session, run, actor, "run.requeue_requested", f"run:{run.id}", {"wishes": wishes})
-    return run
-
-
-def prioritise(session: Session, run_id: str, priority: int, identity: Identity) -> Run:
-    """Another priority for a run that has not begun; in Slurm below zero is niceness, which is all a user may set."""
-    run, actor = get(session, run_id), identity.actor
-    if RunStatus(run.status) not in {RunStatus.READY, RunStatus.QUEUED}:
-        raise BadTransition(f"Run {run.id} is {run.status}; its priority decides nothing any more.")
-    admission = Admission(session, identity)
-    admission.term(admission.of(run), "priority", priority, run)
-    fields = rekeyed(run, {"priority": priority, "wishes": _wishes(run, "priority")})
-    change(session, run, actor, "run.prioritised", f"run:{run.id}", fields)
-    return run
-
-
-def _wishes(run: Run, wish: str, without: str = "") -> dict[str, Any]:
-    """What is wished of the run's job, where it has one; a run that waits here needs no wish."""
-    kept = {name: at for name, at in run.wishes.items() if name not in {wish, without}}
-    submitted_held = wish == "release" and bool((run.resources.get("slurm") or {}).get("hold"))
-    return kept | {wish: time.time()} if run.submission_id is not None or submitted_held else kept
 
 
 def rerun_draft(checks: RunChecks, run: Run, body: RunRerun) -> Draft:
@@ -370,7 +276,7 @@ def rerun_draft(checks: RunChecks, run: Run, body: RunRerun) -> Draft:
 def archive(session: Session, run_id: str, identity: Identity, *, archived: bool) -> Run:
     """Hides a run from lists, or shows it again."""
     run = get(session, run_id)
-    _own(session, run, identity)
+    check_own(session, run, identity)
     if archived and (RunStatus(run.status) in LIVE or run.status == RunStatus.QUEUED):
         raise BadTransition(f"Run {run.id} is {run.status}; stop it before you archive it.")
     kind = "run.archived" if archived else "run.unarchived"

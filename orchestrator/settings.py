@@ -4,20 +4,25 @@ config/default.toml < /etc/orc/config.toml < $ORC_HOME/config.toml < ORC_<NAME>.
 """
 
 import os
+import re
+import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from orchestrator import home as home_files
 from orchestrator.data import shipped
+from orchestrator.errors import BadSettings
 
 SITE_FOLDER = Path("/etc/orc")
 SECRET = frozenset({"notify_webhooks", "notify_apprise", "notify_secret"})  # never shown; addresses may hold secrets
@@ -105,8 +110,36 @@ class Settings(BaseSettings):
         """The layers, strongest first."""
         given = init_settings().get("home") or EnvSettingsSource(settings_cls)().get("home")
         home = Path(given) if given else home_files.default_home()
-        files = (TomlConfigSettingsSource(settings_cls, path) for _, path in toml_layers(home))
+        files = (_read(settings_cls, path) for _, path in toml_layers(home))
         return (init_settings, env_settings, *files)
+
+
+def load(**given: Any) -> Settings:
+    """The settings in force. ``given``: what goes before all. Raises BadSettings, which names each that cannot be."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        told = [_told(".".join(map(str, item["loc"])), item) for item in error.errors()]
+    except SettingsError as error:  # its words name the setting, and not the value
+        found = re.search(r'field "(\w+)"', str(error))
+        name = found[1] if found else "?"
+        told = [f'Setting {name}: ORC_{name.upper()} is not JSON, as lists are in the environment: ["…", "…"].']
+    raise BadSettings("\n".join(told))
+
+
+def _told(name: str, item: Any) -> str:
+    if item["type"] != "extra_forbidden":
+        return f"Setting {name}: {item['msg']} (ORC_{name.upper()} or config.toml)"
+    close = get_close_matches(name, Settings.model_fields, 1)
+    return f"There is no setting {name} (config.toml)" + (f": did you mean {close[0]}?" if close else ".")
+
+
+def _read(settings: type[BaseSettings], path: Path) -> TomlConfigSettingsSource:
+    """A layer. Raises BadSettings."""
+    try:
+        return TomlConfigSettingsSource(settings, path)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{path} is not TOML: {error}.") from None
 
 
 def toml_layers(home: Path) -> list[tuple[str, Path]]:

@@ -266,10 +266,10 @@ class SweepUpdate(Body):
 
 
 class PlanCreate(Body):
-    """POST /plans."""
+    """POST /plans. ``title`` and ``goal`` are needed where the markdown does not say them."""
 
-    title: Name
-    goal: str = Field(max_length=100_000)
+    title: Name | None = None
+    goal: str | None = Field(default=None, max_length=100_000)
     session_id: str | None = None
     sections: dict[str, Any] | None = None
     raw_markdown: str = Field(default="", max_length=1_000_000)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, func, select
 
-from orchestrator import grid, ids, runs
+from orchestrator import grid, ids, runs, wishes
 from orchestrator.access import Identity
 from orchestrator.admission import OPEN, Admission, bounds_of, plan_of
 from orchestrator.drafts import Draft, RunChecks
@@ -366,7 +366,7 @@ def stop(session: Session, sweep_id: str, identity: Identity) -> int:
         )
     ).all()
     for run in found:
-        runs.stop(session, run.id, identity)
+        wishes.stop(session, run.id, identity)
     record(session, identity.actor, "sweep.stop_requested", f"sweep:{sweep.id}", f"{len(found)} run(s) asked to stop.")
     return len(found)
 

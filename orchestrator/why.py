@@ -96,7 +96,7 @@ def _explained(run: Mapping[str, Any], log_tail: str, trouble: str | None, known
 
 _HERE: dict[str, tuple[str, str, str]] = {
     Reason.CPU_WAIT: ("resources", "The CPUs that runs get here are in use.", "Nothing: it starts when one is free."),
-    Reason.GPU_WAIT: ("resources", "The GPUs are in use.", "See who has them: orc gpu who."),
+    Reason.GPU_WAIT: ("resources", "The GPUs are in use.", "See who has them: orc gpu ls."),
     Reason.DEPENDENCY: ("dependency", "It waits for other runs (depends_on).", "Nothing: it starts when they finish."),
     Reason.SWEEP_PARALLEL: ("limit", "As many runs of its sweep go on as `parallel` allows.", "Raise `parallel`."),
     Reason.HELD: ("hold", "It is held.", "Release it: orc release RUN."),

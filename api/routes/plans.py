@@ -25,8 +25,9 @@ def create(system: Sys, actor: Who, body: PlanCreate, once: OnceOnly) -> Json:
     """Saves a plan as a draft; ``problems`` tells where its markdown departs from the required structure and what of
     it cannot run here, ``overlap`` which plans and finished runs it repeats."""
     parsed, misfits = stored(body.raw_markdown), proposals.misfits(system.checks, body.raw_markdown)
+    body = plans.named(body, parsed)
     with system.db.read() as session:
-        repeats = planoverlap.of_plan(session, body.title, body.goal, parsed)
+        repeats = planoverlap.of_plan(session, body.title or "", body.goal or "", parsed)
 
     def write(session: Session) -> dict[str, Any]:
         made = plans.detail(session, plans.create(session, body, parsed, actor))

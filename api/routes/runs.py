@@ -7,7 +7,7 @@ from sqlmodel import Session
 
 from api.answers import Json, page
 from api.deps import Before, Limit, Once, OnceOnly, Sys, Who, Whose
-from orchestrator import runs
+from orchestrator import runs, wishes
 from orchestrator.access import Identity
 from orchestrator.admission import filled
 from orchestrator.drafts import Draft
@@ -116,21 +116,21 @@ def update(system: Sys, identity: Whose, run_id: str, body: RunUpdate) -> Json:
 @router.post("/runs/{run_id}/queue")
 def queue(system: Sys, identity: Whose, run_id: str) -> Json:
     """ready → queued."""
-    found = system.db.write(lambda session: runs.queue(session, run_id, identity, allow_queued=False))
+    found = system.db.write(lambda session: wishes.queue(session, run_id, identity, allow_queued=False))
     return Json(acted("Run queued", found))
 
 
 @router.post("/runs/{run_id}/start")
 def start(system: Sys, identity: Whose, run_id: str) -> Json:
     """ready or queued → starts as soon as there is room."""
-    found = system.db.write(lambda session: runs.queue(session, run_id, identity, allow_queued=True))
+    found = system.db.write(lambda session: wishes.queue(session, run_id, identity, allow_queued=True))
     return Json(acted("Run started", found))
 
 
 @router.post("/runs/{run_id}/stop")
 def stop(system: Sys, identity: Whose, run_id: str) -> Json:
     """Asks a run to end: TERM, a grace, KILL, for its whole process tree."""
-    found = system.db.write(lambda session: runs.stop(session, run_id, identity))
+    found = system.db.write(lambda session: wishes.stop(session, run_id, identity))
     message = "Run stopped" if RunStatus(found.status).terminal else "Run is being stopped"
     return Json(acted(message, found))
 
@@ -138,26 +138,26 @@ def stop(system: Sys, identity: Whose, run_id: str) -> Json:
 @router.post("/runs/{run_id}/hold")
 def hold(system: Sys, identity: Whose, run_id: str) -> Json:
     """Keeps a run from starting."""
-    return Json(acted("Run held", system.db.write(lambda session: runs.hold(session, run_id, identity))))
+    return Json(acted("Run held", system.db.write(lambda session: wishes.hold(session, run_id, identity))))
 
 
 @router.post("/runs/{run_id}/release")
 def release(system: Sys, identity: Whose, run_id: str) -> Json:
     """Lets a held run start."""
-    return Json(acted("Run released", system.db.write(lambda session: runs.release(session, run_id, identity))))
+    return Json(acted("Run released", system.db.write(lambda session: wishes.release(session, run_id, identity))))
 
 
 @router.post("/runs/{run_id}/requeue")
 def requeue(system: Sys, identity: Whose, run_id: str) -> Json:
     """Begins a running run again as its next attempt."""
-    found = system.db.write(lambda session: runs.requeue(session, run_id, identity))
+    found = system.db.write(lambda session: wishes.requeue(session, run_id, identity))
     return Json(acted("Run is being requeued", found))
 
 
 @router.post("/runs/{run_id}/priority")
 def prioritise(system: Sys, identity: Whose, run_id: str, body: Priority) -> Json:
     """Another priority for a run that waits."""
-    found = system.db.write(lambda session: runs.prioritise(session, run_id, body.priority, identity))
+    found = system.db.write(lambda session: wishes.prioritise(session, run_id, body.priority, identity))
     return Json(acted("Priority changed", found))
 
 

@@ -9,7 +9,7 @@ from sqlmodel import Session
 from api.answers import Json, page
 from api.deps import Before, Limit, OnceOnly, Sys, Whose
 from api.routes.runs import make_run, of_plan
-from orchestrator import runs, sweeps
+from orchestrator import runs, sweeps, wishes
 from orchestrator.models import Run
 from orchestrator.shapes import LARGEST, Priority, RunCreate, RunRerun, SweepCreate, SweepUpdate, SweepWild
 from orchestrator.states import LIVE, RunStatus
@@ -85,19 +85,19 @@ def stop(system: Sys, identity: Whose, sweep_id: str) -> Json:
 @router.post("/sweeps/{sweep_id}/hold")
 def hold(system: Sys, identity: Whose, sweep_id: str) -> Json:
     """Keeps every run of the sweep that has not begun from starting."""
-    return _each(system, sweep_id, NOT_BEGUN, lambda session, run_id: runs.hold(session, run_id, identity))
+    return _each(system, sweep_id, NOT_BEGUN, lambda session, run_id: wishes.hold(session, run_id, identity))
 
 
 @router.post("/sweeps/{sweep_id}/release")
 def release(system: Sys, identity: Whose, sweep_id: str) -> Json:
     """Lets the held runs of the sweep start."""
-    return _each(system, sweep_id, NOT_BEGUN, lambda session, run_id: runs.release(session, run_id, identity))
+    return _each(system, sweep_id, NOT_BEGUN, lambda session, run_id: wishes.release(session, run_id, identity))
 
 
 @router.post("/sweeps/{sweep_id}/requeue")
 def requeue(system: Sys, identity: Whose, sweep_id: str) -> Json:
     """Begins every launching or running run of the sweep again."""
-    return _each(system, sweep_id, LIVE, lambda session, run_id: runs.requeue(session, run_id, identity))
+    return _each(system, sweep_id, LIVE, lambda session, run_id: wishes.requeue(session, run_id, identity))
 
 
 @router.post("/sweeps/{sweep_id}/priority")
@@ -105,7 +105,7 @@ def prioritise(system: Sys, identity: Whose, sweep_id: str, body: Priority) -> J
     """Another priority for every run of the sweep that has not begun."""
 
     def act(session: Session, run_id: str) -> Run:
-        return runs.prioritise(session, run_id, body.priority, identity)
+        return wishes.prioritise(session, run_id, body.priority, identity)
 
     return _each(system, sweep_id, NOT_BEGUN, act)
 

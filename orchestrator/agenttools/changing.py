@@ -32,10 +32,8 @@ class Changing(Toolbox):
     async def save_plan(
         self,
         raw_markdown: Markdown,
-        title: Annotated[str | None, Field(max_length=500, description="Needed for a new plan.")] = None,
-        goal: Annotated[
-            str | None, Field(max_length=100_000, description="Needed for a new plan: its objective.")
-        ] = None,
+        title: Annotated[str | None, Field(max_length=500, description="Without: the markdown's own.")] = None,
+        goal: Annotated[str | None, Field(max_length=100_000, description="Without: the Objective section.")] = None,
         plan_id: Annotated[
             str | None, Field(pattern=r"^[A-Za-z0-9_\-]{1,64}$", description="Replaces this plan's text.")
         ] = None,
@@ -48,11 +46,10 @@ class Changing(Toolbox):
         if plan_id is not None:
             body = given(raw_markdown=raw_markdown, title=title)
             found = (await self._caller.call("PATCH", f"/plans/{plan_id}", body)).content
-        elif title is None or goal is None:
-            raise BadInput("title", "a new plan needs title and goal; to replace one's text, name its plan_id.")
         else:
-            body = {"title": title, "goal": goal, "raw_markdown": raw_markdown}
-            found = await self._post("/plans", body, idempotency_key)
+            found = await self._post(
+                "/plans", given(raw_markdown=raw_markdown, title=title, goal=goal), idempotency_key
+            )
         return _saved(found)
 
     @tool(changes(runs_code=True))

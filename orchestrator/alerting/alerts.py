@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, func, select
 
 from orchestrator import ids
@@ -18,8 +19,9 @@ from orchestrator.shapes import AlertCreate
 from orchestrator.states import RunStatus
 
 AT_ONCE = 500
-SEEN = ("id", "name", "attempt", "reason", "error", "sweep_id", "plan_id", "started_at", "resources")
+SEEN = ("id", "name", "attempt", "reason", "error", "sweep_id", "plan_id", "started_at", "resources", "created_by")
 SEEN_COLUMNS: tuple[Any, ...] = tuple(getattr(Run, name) for name in SEEN)
+_STATES: tuple[Any, ...] = (*SEEN_COLUMNS, Run.status, Run.history)
 HIDDEN = {"seq", "key", "topic"}
 
 
@@ -158,11 +160,13 @@ def seen_of(run: Any) -> Seen:
 
 def standing(session: Session, alert: Alert) -> list[Run]:
     """The runs that are still as the alert of a rule says: in the same attempt, not over, or still failed."""
-    return _standing(session, [alert])[alert.id]
+    conditions = _conditions(session, [alert])[alert.id]
+    rows = {run.id: run for part in parts(sorted(conditions)) for run in session.exec(_of(select(Run), part))}
+    return [rows[run_id] for run_id, key in conditions.items() if _stands(alert, rows[run_id], key)]
 
 
-def _standing(session: Session, found: Sequence[Alert]) -> dict[str, list[Run]]:
-    """The same for several alerts, by their ids."""
+def _conditions(session: Session, found: Sequence[Alert]) -> dict[str, dict[str, str | None]]:
+    """By alert: the runs that it tells of, each with the key of its condition."""
     conditions: dict[str, dict[str, str | None]] = {alert.id: {} for alert in found}
     for part in parts([alert.id for alert in found if alert.topic is not None]):
         for row in session.exec(select(AlertRun).where(col(AlertRun.alert_id).in_(part))):
@@ -170,18 +174,16 @@ def _standing(session: Session, found: Sequence[Alert]) -> dict[str, list[Run]]:
     for alert in found:
         if not conditions[alert.id] and alert.run_id is not None:
             conditions[alert.id] = {alert.run_id: alert.key}
-    rows: dict[str, Run] = {}
-    for part in parts(sorted({run_id for keys in conditions.values() for run_id in keys})):
-        rows |= {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(part)))}
-    return {
-        alert.id: [rows[run_id] for run_id, key in conditions[alert.id].items() if _stands(alert, rows[run_id], key)]
-        for alert in found
-    }
+    return conditions
 
 
-def _stands(alert: Alert, run: Run, key: str | None) -> bool:
+def _of(query: Any, run_ids: Sequence[str]) -> Any:
+    return query.where(col(Run.id).in_(run_ids))
+
+
+def _stands(alert: Alert, run: Any, key: str | None) -> bool:
     status = _STANDING.get(alert.rule, RunStatus.RUNNING)
-    return run.status == status and rules.key(alert.rule, seen_of(run)) == key
+    return bool(run.status == status and rules.key(alert.rule, seen_of(run)) == key)
 
 
 _STANDING = {"failed": RunStatus.FAILED, "pending": RunStatus.QUEUED}
@@ -197,16 +199,38 @@ def moot(session: Session) -> list[Alert]:
     """The alerts of what goes on that is over: the run has ended, has started, is at another attempt."""
     lasting = col(Alert.rule).in_(("nonfinite", "no_progress", "idle_gpu", "pending"))
     waiting = session.exec(select(Alert).where(col(Alert.status) == "pending", lasting)).all()
-    still = _standing(session, waiting)
-    return [alert for alert in waiting if not still[alert.id]]
+    conditions = _conditions(session, waiting)
+    wanted = sorted({run_id for keys in conditions.values() for run_id in keys})
+    query = sql_select(*_STATES)
+    rows = {row.id: row for part in parts(wanted) for row in session.connection().execute(_of(query, part))}
+    return [
+        alert
+        for alert in waiting
+        if not any(_stands(alert, rows[run_id], key) for run_id, key in conditions[alert.id].items())
+    ]
 
 
 def settle_moot(session: Session) -> None:
     """Resolves the alerts of what is over."""
     for alert in moot(session):
-        words = "What it tells of is over."
-        fields = {"status": "resolved", "outcome": {"moot": words}}
-        change(session, alert, SERVICE, "alert.resolved", f"alert:{alert.id}", fields, words)
+        over(session, alert)
+
+
+def over(session: Session, alert: Alert) -> None:
+    """Resolves an alert: what it tells of is over."""
+    words = "What it tells of is over."
+    resolve(session, alert, {"outcome": {"moot": words}}, SERVICE, words)
+
+
+def resolve(session: Session, alert: Alert, fields: dict[str, Any], actor: Actor, words: str = "") -> None:
+    """It waits no more, and nobody is told of it any more."""
+    change(session, alert, actor, "alert.resolved", f"alert:{alert.id}", {"status": "resolved", **fields}, words)
+    outbox.forget(session, alert.id)
+
+
+def of_budgets(session: Session) -> list[Alert]:
+    """The alerts of plans' budgets that wait for an answer."""
+    return list(session.exec(select(Alert).where(col(Alert.rule) == "budget", col(Alert.status) == "pending")))
 
 
 # -- listed ------------------------------------------------------------------------------------------------------------

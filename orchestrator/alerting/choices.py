@@ -6,13 +6,12 @@ from typing import Any
 from pydantic import ValidationError
 from sqlmodel import Session, col, select
 
-from orchestrator import runs
+from orchestrator import runs, wishes
 from orchestrator.access import Identity
 from orchestrator.alerting import alerts
 from orchestrator.alerting.rules import AGAIN, RERUN, STOP
 from orchestrator.drafts import Draft, RunChecks
 from orchestrator.errors import BadInput, Conflict
-from orchestrator.journal import change
 from orchestrator.models import Alert, Run
 from orchestrator.shapes import RunRerun
 
@@ -73,10 +72,10 @@ def respond(
     if alert.status != "pending":
         said = "what it told of is over" if alert.response is None else repr(alert.response)
         raise Conflict(f"Alert {alert.id} has been answered already: {said}.")
-    fields: dict[str, Any] = {"status": "resolved", "response": choice, "responded_at": time.time()}
+    fields: dict[str, Any] = {"response": choice, "responded_at": time.time()}
     if alert.rule and choice in {STOP, RERUN}:
         fields["outcome"] = _carry_out(session, checks, alert, choice, made, identity)
-    change(session, alert, identity.actor, "alert.resolved", f"alert:{alert.id}", fields)
+    alerts.resolve(session, alert, fields, identity.actor)
     return alert
 
 
@@ -91,7 +90,7 @@ def _carry_out(
     if choice == RERUN:
         outcome = _again(session, checks, found, made, identity)
     if choice == STOP or alert.rule == "pending":
-        outcome["stopped"] = [runs.stop(session, run.id, identity).id for run in found]
+        outcome["stopped"] = [wishes.stop(session, run.id, identity).id for run in found]
     return outcome
 
 

@@ -108,6 +108,12 @@ def failed(
     return message.next_at
 
 
+def forget(session: Session, alert_id: str) -> None:
+    """What still waits to tell of an alert that has been resolved is not sent any more."""
+    for message in session.exec(select(OutboxMessage).where(col(OutboxMessage.alert_id) == alert_id)):
+        session.delete(message)
+
+
 def _get(session: Session, message_id: str) -> OutboxMessage | None:
     """The message, while it waits."""
     return session.exec(select(OutboxMessage).where(col(OutboxMessage.id) == message_id)).first()

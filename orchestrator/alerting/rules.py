@@ -47,6 +47,7 @@ class Seen:
     plan_id: str | None = None
     started_at: float | None = None
     resources: Mapping[str, Any] | None = None
+    created_by: str = ""
 
     def words(self) -> str:
         """Which run, for people."""
@@ -170,10 +171,11 @@ def _raised(
 
 
 def _company(run: Seen) -> str:
-    """With which others a run is told of, where many are in the same state: its sweep's, its plan's, or the rest."""
+    """With which others a run is told of, where many are in the same state: its sweep's, its plan's, or those that
+    the same one made."""
     if run.sweep_id is not None:
         return f"sweep:{run.sweep_id}"
-    return f"plan:{run.plan_id}" if run.plan_id is not None else "alone"
+    return f"plan:{run.plan_id}" if run.plan_id is not None else f"by:{run.created_by}"
 
 
 def of_several(first: Raised, count: int) -> Raised:

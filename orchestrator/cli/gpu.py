@@ -13,10 +13,10 @@ app = typer.Typer(help="The GPUs of this machine: who has them, who waits.", no_
 
 def _line() -> Any:
     from orchestrator.executors.gpus import GpuReader
-    from orchestrator.settings import Settings
+    from orchestrator.settings import load
     from orchestrator.wiring import make_line
 
-    settings = Settings()
+    settings = load()
     reader = GpuReader(settings.probe_deadline_seconds)
     return make_line(settings, reader), reader
 

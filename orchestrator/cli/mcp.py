@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator import agenttools
-from orchestrator.cli.common import emit, usage
+from orchestrator.cli.common import emit, say, usage
 
 app = typer.Typer()
 
@@ -24,6 +24,11 @@ def mcp(
     """Serves the tools for agents over MCP, on standard input and output."""
     if print_config:
         emit({"mcpServers": {"orc": configuration()}})
+        if not os.environ.get("ORC_TOKEN_FILE"):
+            say(
+                "Without ORC_TOKEN_FILE the agent has the administrator's token and may approve its own plans: "
+                "orc token create NAME --scope plan --scope run --require-plan prints the file to name."
+            )
         return
     if not agenttools.installed():
         usage(agenttools.MISSING)

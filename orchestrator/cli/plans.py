@@ -1,7 +1,6 @@
 """plan check, save, list, show, approve, amend, execute, complete, archive, report."""
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,18 +22,8 @@ def save(
     as_json: JsonFlag = False,
 ) -> None:
     """Saves a plan as a draft."""
-    text = file.read_text()
-    title = title or _match(r"^## 📋 Plan: (.+)$", text)
-    goal = goal or _match(r"^### Objective\s*\n(.+?)(?=^###|\Z)", text)
-    if not title or goal is None:
-        usage(f'{file} has no "## 📋 Plan: <title>" or no "### Objective": give --title and --goal')
     with Client() as orc:
-        _tell(orc.save_plan(title, goal, text), as_json=as_json)
-
-
-def _match(pattern: str, text: str) -> str | None:
-    found = re.search(pattern, text, re.MULTILINE | re.DOTALL if "Objective" in pattern else re.MULTILINE)
-    return found[1].strip() if found else None
+        _tell(orc.save_plan(file.read_text(), title=title, goal=goal), as_json=as_json)
 
 
 def _tell(plan: dict[str, Any], *, as_json: bool) -> None:
@@ -125,13 +114,36 @@ def approve(
         seen = orc.plan(plan_id)
         would = orc.advance_plan(plan_id, "approve", {**asked, "dry_run": True})
         say(visible(seen["raw_markdown"]))
+        if would["bounds"] is not None:
+            say("What it allows, once approved:")
+            _allows(would["bounds"])
         _problems(would)
         _approvable(would, force=force)
-        say("What it allows, once approved:")
-        say(_indented(would["bounds"]))
         _sure(f"Approve plan {plan_id} ({seen['title']})?", yes=yes)
         body = {**asked, "approved_hash": would["approved_hash"]}
         _tell(orc.advance_plan(plan_id, "approve", body), as_json=as_json)
+
+
+def _allows(bounds: dict[str, Any]) -> None:
+    """A line for each thing that binds."""
+    for text in [*bounds["commands"], *bounds["exact"]]:
+        say(f"  command: {_shown(text)}")
+    for name, values in bounds["grid"].items():
+        say(f"  {{{visible(name)}}}: {', '.join(map(_shown, values))}")
+    for name, value in bounds["terms"].items():
+        say(f"  {visible(name)}: {_shown(value)}")
+    budget = {name: value for name, value in bounds["budget"].items() if value is not None}
+    for name, value in budget.items():
+        say(f"  budget.{name}: {value:g}")
+    if "runs" not in budget:
+        say(f"  runs: {bounds['runs']} at most for who needs a plan")
+    if not bounds["commands"]:
+        say("  It names no command: who needs a plan can run nothing under it until one is allowed.")
+
+
+def _shown(value: Any) -> str:
+    """A value for people: nothing in it can move a terminal's cursor or the direction of text."""
+    return json.dumps(value, ensure_ascii=True)
 
 
 def _approvable(would: dict[str, Any], *, force: bool) -> None:
@@ -140,11 +152,6 @@ def _approvable(would: dict[str, Any], *, force: bool) -> None:
         usage("it cannot run here as it is: mend the plan, or the machine")
     if would["problems"] and not force:
         usage(f"it has {len(would['problems'])} problem(s): mend them, or approve it all the same with --force")
-
-
-def _indented(data: Any) -> str:
-    """JSON for people: nothing in it can move a terminal's cursor or the direction of text."""
-    return json.dumps(data, indent=2, ensure_ascii=True)
 
 
 def _sure(question: str, *, yes: bool) -> None:
@@ -174,7 +181,7 @@ def amend(
         would = orc.advance_plan(plan_id, "amendments", {**body, "dry_run": True})
         say("What changes:")
         for item in would["changes"]:
-            before, after = (_indented(item[part]) for part in ("plan", "asked"))
+            before, after = (_shown(item[part]) for part in ("plan", "asked"))
             say(f"  {visible(item['field'])}: {after} {_before(item, before)}")
         _sure(f"Allow this under plan {plan_id}?", yes=yes)
         _tell(orc.advance_plan(plan_id, "amendments", {**body, "reason": reason}), as_json=as_json)
@@ -216,7 +223,7 @@ def _refused(orc: Client, plan_id: str, refusal: int | None, *, yes: bool) -> An
         say(f"The last of {len(found)} refusals; --refusal names another: {names}")
     say(f"Refusal {meant['id']} of {meant['by']}, {ago(meant['at'])}:")
     for item in meant["diff"]:
-        planned, asked = (_indented(item[part]) for part in ("plan", "asked"))
+        planned, asked = (_shown(item[part]) for part in ("plan", "asked"))
         say(f"  {visible(item['field'])}: the plan says {planned}, asked is {asked}")
     return meant["amendment"]
 

@@ -36,6 +36,7 @@ def run(
     command: Annotated[list[str] | None, typer.Argument(help="The command, quoted; or words after --.")] = None,
     name: Annotated[str | None, typer.Option(help="A name (without: the command's beginning).")] = None,
     workdir: Workdir = None,
+    plan: Annotated[str | None, typer.Option(help="The plan that it belongs to.")] = None,
     after: Annotated[list[str] | None, typer.Option(help="Start only when this run has finished.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run, and when.")] = False,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Show its log; exit as it ends.")] = False,
@@ -54,6 +55,7 @@ def run(
             workdir=str(workdir.absolute() if workdir else Path.cwd()),
             auto_start=True,
             depends_on=after or [],
+            plan_id=plan,
             dry_run=dry_run,
             **fields,
         )

@@ -89,11 +89,11 @@ def _print_event(event: dict[str, Any], *, as_json: bool) -> None:
 def tick() -> None:
     """One pass of the loop without a server, for login nodes that end daemons (scrontab, cron)."""
     from orchestrator.errors import ServerRunning
-    from orchestrator.settings import Settings
+    from orchestrator.settings import load
     from orchestrator.wiring import build
 
     try:
-        system = build(Settings())
+        system = build(load())
     except ServerRunning as error:
         say(f"Nothing to do. {error.message}")
         return
@@ -112,9 +112,9 @@ def tick() -> None:
 def doctor(as_json: JsonFlag = False) -> None:
     """Says what is in force and where it came from, and what is wrong."""
     from orchestrator.doctor import examine
-    from orchestrator.settings import Settings
+    from orchestrator.settings import load
 
-    found = examine(Settings())
+    found = examine(load())
     if as_json:
         emit([finding.public() for finding in found])
     else:

@@ -285,7 +285,7 @@ def test_alerts_are_listed_and_answered(orc: Orc) -> None:
     assert alert["id"] in shown
     assert "ignore, rerun" in shown
     refused = orc("alert", "respond", alert["id"], "stop")
-    assert (refused.returncode, "'rerun'" in refused.stderr) == (2, True)
+    assert (refused.returncode, "Valid: ignore, rerun" in refused.stderr) == (2, True)
     new = orc("alert", "respond", alert["id"], "rerun").stdout.strip()
     assert orc.json("show", new)["parent_run_id"] == run_id
     assert alert["id"] not in orc("alerts").stdout

@@ -29,7 +29,9 @@ def test_the_loop_with_what_was_refused_and_allowed(orc: Orc, tmp_path: Path) ->
     plan = orc("plan", "save", str(file), **as_agent).stdout.strip()
     assert orc("plan", "approve", "--yes", plan, **as_agent).returncode == 4
     approved = orc("plan", "approve", "--yes", "--runs", "6", plan)
-    assert '"runs": 6' in approved.stderr
+    shown = approved.stderr.split("What it allows, once approved:\n")[1].splitlines()
+    assert shown[:3] == ['  command: "echo lr={lr} seed={seed}"', "  {lr}: 0.1, 0.01", "  {seed}: 1, 2"]
+    assert {'  executor: "local"', "  budget.runs: 6"} <= set(shown)
     assert orc("plan", "execute", "--dry-run", plan).stdout.splitlines()[0] == "echo lr=0.1 seed=1"
 
     refused = orc("run", "echo lr=0.3 seed=1", **as_agent)
@@ -39,6 +41,21 @@ def test_the_loop_with_what_was_refused_and_allowed(orc: Orc, tmp_path: Path) ->
     report = orc("plan", "report", plan)
     assert "# Report: Learning rates for the small model" in report.stdout
     assert orc.json("plan", "report", plan)["plan"]["id"] == plan
+
+
+def test_a_plan_with_problems_or_that_cannot_run_here_is_not_approved_without_a_word(orc: Orc, tmp_path: Path) -> None:
+    file = tmp_path / "plan.md"
+    file.write_text(bindable().replace("- **Primary**: val/loss — what we care about\n", ""))
+    plan = orc("plan", "save", str(file)).stdout.strip()
+    refused = orc("plan", "approve", "--yes", plan)
+    assert (refused.returncode, "approve it all the same with --force" in refused.stderr) == (2, True)
+    assert orc("plan", "approve", "--yes", "--force", plan).returncode == 0
+    file.write_text(bindable(more='workdir = "/not/there"'))
+    checked = orc("plan", "check", str(file))
+    assert (checked.returncode, "line 17: This cannot run here: workdir" in checked.stderr) == (1, True)
+    elsewhere = orc("plan", "save", str(file)).stdout.strip()
+    refused = orc("plan", "approve", "--yes", "--force", elsewhere)
+    assert (refused.returncode, "it cannot run here as it is" in refused.stderr) == (2, True)
 
 
 def test_an_amendment_is_named_where_nobody_can_be_asked(orc: Orc, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlmodel import Session
 
-from orchestrator import handover, runs
+from orchestrator import handover, wishes
 from orchestrator.access import Identity
 from orchestrator.errors import StorageError
 from tests.support.service import RealServer, in_process, real_server
@@ -113,7 +113,7 @@ def test_a_lost_answer_of_the_executor_is_adopted_not_repeated(tmp_path: Path, m
 
 def test_an_intent_that_was_never_carried_out_is_taken_back_and_carried_out(tmp_path: Path) -> None:
     def intend(session: Session) -> None:
-        queued = runs.queue(session, run["id"], Identity("test", frozenset({"admin"})), allow_queued=False)
+        queued = wishes.queue(session, run["id"], Identity("test", frozenset({"admin"})), allow_queued=False)
         handover._intend(session, handover.Batch([queued]), {})
 
     with in_process(tmp_path / "home") as service:

@@ -531,3 +531,33 @@ def test_several_faults_are_told_at_once(world: World) -> None:
 def test_a_refusal_repeats_no_secret(world: World) -> None:
     said = world.refuse("POST", "/runs", {**RUN, "env": {"TOKEN": "very-secret", "B": 1}, "surprise": "very-secret"})
     assert "very-secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/runs?stats=failed", "There is no such parameter: did you mean status?"),
+        ("/sweeps?x=1", "There is no such parameter; there are limit, before, plan_id."),
+        ("/cluster?x=1", "There are no parameters here."),
+    ],
+)
+def test_a_query_parameter_that_there_is_not_is_refused(service: InProcess, path: str, words: str) -> None:
+    status, [problem] = service.refused("GET", path)
+    assert (status, problem["msg"], problem["loc"][0]) == (422, words, "query")
+
+
+def test_a_browsers_parameter_against_its_cache_passes(service: InProcess) -> None:
+    assert service.get("/runs?_=123&limit=1") is not None
+
+
+def test_a_body_that_is_not_called_json_is_told_how(service: InProcess) -> None:
+    answer = service.http.post("/runs", content=b'{"name": "x"}', headers={"Content-Type": "text/plain"})
+    [problem] = answer.json()["detail"]
+    assert (answer.status_code, "Content-Type: application/json" in problem["msg"]) == (422, True)
+
+
+def test_a_field_that_there_is_not_is_answered_with_the_one_that_was_meant(service: InProcess) -> None:
+    body = {"name": "x", "command": "true", "resources": {"gpu": 1}}
+    _, [problem] = service.refused("POST", "/runs", body)
+    assert problem["loc"] == ["body", "resources", "gpu"]
+    assert problem["msg"] == "There is no such field: did you mean gpus?"

@@ -373,3 +373,12 @@ def test_a_report_cannot_be_made_to_say_what_is_not_so(service: InProcess) -> No
     answer = service.http.get(f"/plans/{plan['id']}/report", params={"format": "markdown"})
     assert answer.headers["content-type"].startswith("text/markdown")
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_title_and_goal_are_the_markdowns_where_they_are_left_out(service: InProcess) -> None:
+    plan = service.post("/plans", {"raw_markdown": MARKDOWN})
+    assert plan["title"] == "Learning rates for the small model"
+    assert plan["goal"] == "Find the learning rate that trains the small model best within one epoch."
+    status, [problem] = service.refused("POST", "/plans", {"raw_markdown": "## 📋 Plan: x"})
+    assert (status, problem["loc"], "### Objective" in problem["msg"]) == (422, ["body", "goal"], True)
+    assert service.refused("POST", "/plans", {"raw_markdown": f"## 📋 Plan: {'x' * 600}", "goal": "y"})[0] == 422

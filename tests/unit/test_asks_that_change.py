@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from sqlmodel import Session
 
-from orchestrator import runs
+from orchestrator import runs, wishes
 from orchestrator.access import Identity
 from orchestrator.db import Database
 from orchestrator.executors.base import JobHandle, SubmissionSpec, Watched
@@ -126,9 +126,10 @@ def test_a_run_that_is_tried_again_with_more_memory_shares_no_batch_with_one_tha
 
 def test_a_run_whose_priority_changed_before_it_went_out_has_that_niceness(database: Database) -> None:
     stored(database, run("a", "100M"), run("b", "100M"), run("c", "100M", status="ready"), run("d", "100M"))
+    me = Identity("me", frozenset({"admin"}))
     for run_id, priority in (("b", -7), ("c", -7), ("d", 7)):
-        database.write(lambda session: runs.prioritise(session, run_id, priority, Identity("me", frozenset({"admin"}))))  # noqa: B023
-    database.write(lambda session: runs.queue(session, "c", Identity("me", frozenset({"admin"})), allow_queued=False))
+        database.write(lambda session: wishes.prioritise(session, run_id, priority, me))  # noqa: B023
+    database.write(lambda session: wishes.queue(session, "c", me, allow_queued=False))
     assert handed_over(database, 4) == [[("b", 100, 7), ("c", 100, 7)], [("d", 100, 0), ("a", 100, 0)]]
 
 

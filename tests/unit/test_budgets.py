@@ -183,6 +183,49 @@ def test_a_budget_that_runs_out_is_warned_of_once(database: Database) -> None:
     assert state(database) == (UNTOUCHED, ["warning"])
 
 
+def standing(database: Database) -> list[tuple[str, str]]:
+    with database.read() as session:
+        alerts = session.exec(select(Alert).order_by(Alert.seq)).all()  # type: ignore[arg-type]
+        return [(alert.severity, alert.status) for alert in alerts]
+
+
+def test_a_warning_of_a_budget_is_over_when_the_budget_is_raised(database: Database) -> None:
+    plan(database, gpu_hours=1.0)
+    going(database, 0.9)
+    PlanKeeper(database, 0.8).once()
+    assert standing(database) == [("warning", "pending")]
+
+    def raise_it(session: Session) -> None:
+        session.exec(select(Plan)).one().bounds = Bounds(budget=Budget(gpu_hours=10.0)).public()
+
+    database.write(raise_it)
+    PlanKeeper(database, 0.8).once()
+    assert standing(database) == [("warning", "resolved")]
+
+
+def test_a_warning_of_a_budget_is_over_when_it_is_used_up_and_that_when_the_plan_ends(database: Database) -> None:
+    plan(database, gpu_hours=1.0)
+    going(database, 0.9)
+    PlanKeeper(database, 0.8).once()
+
+    def use(session: Session) -> None:
+        for run in session.exec(select(Run)):
+            run.started_at = run.started_at and run.started_at - 3600
+
+    def end(session: Session) -> None:
+        session.exec(select(Plan)).one().status = "completed"
+        for run in session.exec(select(Run)):
+            run.status = "finished"
+
+    database.write(use)
+    PlanKeeper(database, 0.8).once()
+    PlanKeeper(database, 0.8).once()
+    assert standing(database) == [("warning", "resolved"), ("critical", "pending")]
+    database.write(end)
+    PlanKeeper(database, 0.8).once()
+    assert standing(database) == [("warning", "resolved"), ("critical", "resolved")]
+
+
 def test_when_it_is_used_up_its_runs_are_stopped_gracefully_and_told_why(database: Database) -> None:
     plan(database, gpu_hours=1.0)
     going(database, 1.01)

@@ -71,7 +71,12 @@ def test_a_bar_is_shown_on_a_wait(answering: Any, capsys: pytest.CaptureFixture[
     ("status", "content", "words"),
     [
         (404, {"detail": "There is no run 'x'."}, "There is no run 'x'."),
-        (422, {"detail": [{"loc": ["body", "a", "b"], "msg": "no", "choices": [1, 2]}]}, "a.b: no Valid: [1, 2]"),
+        (422, {"detail": [{"loc": ["body", "a", "b"], "msg": "no", "choices": [1, 2]}]}, "a.b: no Valid: 1, 2"),
+        (
+            422,
+            {"detail": [{"loc": ["query", "a"], "msg": "Input should be 'b'", "choices": ["b"]}]},
+            "a: Input should be 'b'",
+        ),
         (409, {"detail": "Mend them.", "problems": [{"line": 3, "message": "bad"}]}, "Mend them.\nline 3: bad"),
         (500, {"other": 1}, "{'other': 1}"),
     ],

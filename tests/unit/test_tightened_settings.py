@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator import settings
+from orchestrator.errors import BadSettings
 from orchestrator.settings import Settings, tightened
 
 SHIPPED_FLOOR = 2.0
@@ -46,6 +47,23 @@ def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layers:
 def test_without_a_site_the_shipped_defaults_are_in_force(layers: Layers) -> None:
     assert tightened(layers.home) == (0.0, set())
     assert (layers.read().slurm_poll_floor_seconds, layers.read().slurm_protected_options) == (SHIPPED_FLOOR, [])
+
+
+@pytest.mark.parametrize(
+    ("layer", "text", "words"),
+    [
+        ("environment", "notify_webhooks = http://secret", "Setting notify_webhooks: ORC_NOTIFY_WEBHOOKS is not JSON"),
+        ("environment", "port = many", "Setting port: Input should be a valid integer"),
+        ("home", "prot = 8000", "There is no setting prot (config.toml): did you mean port?"),
+        ("home", "port = [", "home/config.toml is not TOML: Invalid value"),
+    ],
+)
+def test_what_cannot_be_set_is_told_in_words(layers: Layers, layer: str, text: str, words: str) -> None:
+    layers.write(layer, text)
+    with pytest.raises(BadSettings) as caught:
+        settings.load()
+    assert words in caught.value.message
+    assert "secret" not in caught.value.message
 
 
 def test_where_the_site_says_nothing_a_user_may_lower_our_own_floor(layers: Layers) -> None:

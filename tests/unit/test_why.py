@@ -1,12 +1,19 @@
 """Why a run waits, failed or is slow: a category for programs, words for people, evidence as it was found."""
 
+import re
 import time
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import typer
 
+from orchestrator import why as why_module
+from orchestrator.cli.main import app
 from orchestrator.resources import parse_memory, parse_time
 from orchestrator.shapes import RunRerun
+from orchestrator.slurm import pending
 from orchestrator.slurm.checks import Limits
 from orchestrator.states import Reason, RunStatus
 from orchestrator.why import LOG_SIGNS, Known, Why, explain
@@ -461,3 +468,13 @@ def test_the_cpus_that_would_have_done_can_be_shared_by_its_tasks() -> None:
 def test_a_run_that_used_nothing_still_needs_one_cpu() -> None:
     found = why(RunStatus.FINISHED, cpu_seconds=0.0, **USED)
     assert found.rerun == {"auto_start": True, "resources": {"cpus": 1}}
+
+
+@pytest.mark.parametrize("module", [why_module, pending])
+def test_the_commands_that_are_named_are_there(module: ModuleType) -> None:
+    commands = vars(typer.main.get_command(app))["commands"]
+    named = re.findall(r"\borc ([a-z]+)(?: ([a-z]+)\b)?", Path(str(module.__file__)).read_text())
+    assert named
+    for first, second in named:
+        within = vars(commands[first]).get("commands")
+        assert within is None or second in within

@@ -276,7 +276,6 @@ def test_a_wait_for_a_server_that_is_ending_comes_back() -> None:
         ("wait", {"run_ids": ["r"], "timeout": 301}, "300"),
         ("stop", {}, "name one of run_id and sweep_id"),
         ("stop", {"run_id": "r", "sweep_id": "s"}, "name one of"),
-        ("save_plan", {"raw_markdown": "x", "title": "T"}, "needs title and goal"),
         ("run", {"run_id": "../tokens"}, "run_id"),
         ("stop", {"run_id": "a/b"}, "run_id"),
         ("runs", {"status": ["done"]}, "finished"),

@@ -26,7 +26,7 @@ from orchestrator.errors import AnswerLost, BadInput, OrcError, ServerUnreachabl
         (RequestFailed(409, "Mend them.\nline 3: bad"), "line 3: bad", "mend what is named"),
         (
             RequestFailed(422, [{"loc": ["body", "a", "b"], "msg": "no", "choices": [1]}]),
-            "a.b: no Valid: [1]",
+            "a.b: no Valid: 1",
             "fields",
         ),
         (BadInput("run_id", "name one."), "run_id: name one.", "fields"),

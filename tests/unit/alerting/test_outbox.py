@@ -9,7 +9,8 @@ from orchestrator.alerting import alerts, outbox
 from orchestrator.alerting.outbox import Recipients
 from orchestrator.alerting.rules import Raised
 from orchestrator.db import Database
-from orchestrator.models import Event, OutboxMessage
+from orchestrator.journal import SERVICE
+from orchestrator.models import Alert, Event, OutboxMessage
 
 
 def told(database: Database, *channels: str, severity: str = "warning", least: str = "warning") -> list[OutboxMessage]:
@@ -112,6 +113,16 @@ def test_what_is_delivered_waits_no_more(database: Database) -> None:
     assert fail(database, message, message.created_at) is None
     assert waiting(database) == []
     assert kinds(database) == ["alert.created", "alert.told"]
+
+
+def test_nobody_is_told_any_more_of_what_is_resolved(database: Database) -> None:
+    told(database, "webhook:a", "webhook:b")
+
+    def resolve(session: Session) -> None:
+        alerts.resolve(session, session.exec(select(Alert)).one(), {"response": "ignore"}, SERVICE)
+
+    database.write(resolve)
+    assert waiting(database) == []
 
 
 def test_what_was_not_taken_comes_after_what_was_not_tried(database: Database) -> None:

@@ -160,7 +160,7 @@ def test_runs_of_a_sweep_that_ask_for_the_same_and_fail_alike_are_one_topic() ->
     def topic(**fields: Any) -> str | None:
         return raised(rules.failed(run(**fields), why())).topic
 
-    assert topic() == topic(id="r9")
+    assert topic(created_by="ada") == topic(id="r9", created_by="ada") != topic(created_by="bob")
     assert topic(plan_id="p") not in {topic(), topic(plan_id="q")}
     one = topic(sweep_id="s", reason="TIMEOUT", resources={"time": 5})
     assert one == topic(id="r2", sweep_id="s", reason="TIMEOUT", resources={"time": 5})
