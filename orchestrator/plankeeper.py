@@ -28,11 +28,8 @@ LOOK = 1.0  # seconds between two looks: as much as a budget can be exceeded by,
 _TEXTS: tuple[Any, ...] = (Plan.raw_markdown, Plan.parsed, Plan.sections, Plan.goal)
 # Runs of a completed plan may be run again, under its budget.
 _GOING = select(Run.plan_id).where(col(Run.status).in_([RunStatus.QUEUED, *LIVE]), col(Run.plan_id).is_not(None))
-_OPEN = (
-    select(Plan)
-    .where(col(Plan.status).in_(OPEN) | (col(Plan.status).in_(ENDED) & col(Plan.id).in_(_GOING)))
-    .options(*(defer(text) for text in _TEXTS))
-)
+_PLANS = select(Plan).options(*(defer(text) for text in _TEXTS))
+_OPEN = _PLANS.where(col(Plan.status).in_(OPEN) | (col(Plan.status).in_(ENDED) & col(Plan.id).in_(_GOING)))
 
 
 class PlanKeeper:
@@ -71,14 +68,15 @@ class PlanKeeper:
         return [alert for alert in found if alert is not None]
 
     def _moot(self, session: Session) -> list[str]:
-        """Alerts of what is over: the plan has ended, or has another budget by now, or there is another alert of it."""
+        """Alerts of what is over: the plan has ended in time, has another budget by now, or has used up all of it."""
         return [alert.id for alert in alerts.of_budgets(session) if not self._stands(session, alert)]
 
     def _stands(self, session: Session, alert: Alert) -> bool:
-        plan = session.exec(select(Plan).where(col(Plan.id) == alert.plan_id)).first()
-        if plan is None or (plan.status not in OPEN and admission.going(session, plan.id) is None):
+        plan = session.exec(_PLANS.where(col(Plan.id) == alert.plan_id)).first()
+        if plan is None or alert.key not in {raised.key for raised in self._alerts(_uses(session, plan))}:
             return False
-        return alert.key in {raised.key for raised in self._alerts(_uses(session, plan))}
+        # That a budget was used up has ended the plan's runs: somebody should know, as of a run that failed.
+        return alert.severity == "critical" or plan.status in OPEN or admission.going(session, plan.id) is not None
 
 
 def _settle(

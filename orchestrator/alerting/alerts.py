@@ -217,15 +217,21 @@ def settle_moot(session: Session) -> None:
 
 
 def over(session: Session, alert: Alert) -> None:
-    """Resolves an alert: what it tells of is over."""
+    """Resolves an alert: what it tells of is over. Word of what is critical goes out all the same."""
     words = "What it tells of is over."
-    resolve(session, alert, {"outcome": {"moot": words}}, SERVICE, words)
+    _resolve(session, alert, {"outcome": {"moot": words}}, SERVICE, words)
+    if alert.severity != "critical":
+        outbox.forget(session, alert.id)
 
 
-def resolve(session: Session, alert: Alert, fields: dict[str, Any], actor: Actor, words: str = "") -> None:
-    """It waits no more, and nobody is told of it any more."""
-    change(session, alert, actor, "alert.resolved", f"alert:{alert.id}", {"status": "resolved", **fields}, words)
+def answer(session: Session, alert: Alert, fields: dict[str, Any], actor: Actor) -> None:
+    """Resolves an alert as somebody has chosen: nobody need be told of it any more."""
+    _resolve(session, alert, fields, actor)
     outbox.forget(session, alert.id)
+
+
+def _resolve(session: Session, alert: Alert, fields: dict[str, Any], actor: Actor, words: str = "") -> None:
+    change(session, alert, actor, "alert.resolved", f"alert:{alert.id}", {"status": "resolved", **fields}, words)
 
 
 def of_budgets(session: Session) -> list[Alert]:

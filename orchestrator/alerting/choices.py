@@ -75,7 +75,7 @@ def respond(
     fields: dict[str, Any] = {"response": choice, "responded_at": time.time()}
     if alert.rule and choice in {STOP, RERUN}:
         fields["outcome"] = _carry_out(session, checks, alert, choice, made, identity)
-    alerts.resolve(session, alert, fields, identity.actor)
+    alerts.answer(session, alert, fields, identity.actor)
     return alert
 
 

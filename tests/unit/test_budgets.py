@@ -203,7 +203,7 @@ def test_a_warning_of_a_budget_is_over_when_the_budget_is_raised(database: Datab
     assert standing(database) == [("warning", "resolved")]
 
 
-def test_a_warning_of_a_budget_is_over_when_it_is_used_up_and_that_when_the_plan_ends(database: Database) -> None:
+def test_a_warning_of_a_budget_is_over_when_it_is_used_up_which_waits_for_its_answer(database: Database) -> None:
     plan(database, gpu_hours=1.0)
     going(database, 0.9)
     PlanKeeper(database, 0.8).once()
@@ -215,7 +215,7 @@ def test_a_warning_of_a_budget_is_over_when_it_is_used_up_and_that_when_the_plan
     def end(session: Session) -> None:
         session.exec(select(Plan)).one().status = "completed"
         for run in session.exec(select(Run)):
-            run.status = "finished"
+            run.status, run.gpu_seconds = "finished", 3600.0
 
     database.write(use)
     PlanKeeper(database, 0.8).once()
@@ -223,7 +223,22 @@ def test_a_warning_of_a_budget_is_over_when_it_is_used_up_and_that_when_the_plan
     assert standing(database) == [("warning", "resolved"), ("critical", "pending")]
     database.write(end)
     PlanKeeper(database, 0.8).once()
-    assert standing(database) == [("warning", "resolved"), ("critical", "resolved")]
+    assert standing(database) == [("warning", "resolved"), ("critical", "pending")]
+
+
+def test_a_warning_of_a_budget_is_over_when_the_plan_ends_in_time(database: Database) -> None:
+    plan(database, gpu_hours=1.0)
+    going(database, 0.9)
+    PlanKeeper(database, 0.8).once()
+
+    def end(session: Session) -> None:
+        session.exec(select(Plan)).one().status = "completed"
+        for run in session.exec(select(Run)):
+            run.status, run.gpu_seconds = "finished", 1080.0
+
+    database.write(end)
+    PlanKeeper(database, 0.8).once()
+    assert standing(database) == [("warning", "resolved")]
 
 
 def test_when_it_is_used_up_its_runs_are_stopped_gracefully_and_told_why(database: Database) -> None:

@@ -115,14 +115,23 @@ def test_what_is_delivered_waits_no_more(database: Database) -> None:
     assert kinds(database) == ["alert.created", "alert.told"]
 
 
-def test_nobody_is_told_any_more_of_what_is_resolved(database: Database) -> None:
+def test_nobody_is_told_any_more_of_what_is_answered(database: Database) -> None:
     told(database, "webhook:a", "webhook:b")
 
     def resolve(session: Session) -> None:
-        alerts.resolve(session, session.exec(select(Alert)).one(), {"response": "ignore"}, SERVICE)
+        alerts.answer(session, session.exec(select(Alert)).one(), {"response": "ignore"}, SERVICE)
 
     database.write(resolve)
     assert waiting(database) == []
+
+
+@pytest.mark.parametrize(("severity", "count"), [("warning", 0), ("critical", 2)])
+def test_what_is_over_before_it_was_sent_is_told_of_only_where_it_is_critical(
+    database: Database, severity: str, count: int
+) -> None:
+    told(database, "webhook:a", "webhook:b", severity=severity)
+    database.write(lambda session: alerts.over(session, session.exec(select(Alert)).one()))
+    assert len(waiting(database)) == count
 
 
 def test_what_was_not_taken_comes_after_what_was_not_tried(database: Database) -> None:
