@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
@@ -17,6 +16,7 @@ from orchestrator import idempotency
 from orchestrator.access import Identity
 from orchestrator.errors import BadInput
 from orchestrator.journal import Actor
+from orchestrator.strict import MOST_TOLD, meant
 from orchestrator.wiring import System
 
 
@@ -49,21 +49,15 @@ async def known_query(request: Request) -> None:
     known = request.app.state.query_names[request.scope["route"].path, request.method]
     strange = [name for name in request.query_params if name not in known and not name.startswith("_")]
     if strange:
+        words = {name: f"There is no such parameter{meant(name, known)}" for name in strange[:MOST_TOLD]}
         raise RequestValidationError(
-            [{"loc": ("query", name), "msg": _instead(name, known), "type": "extra_forbidden"} for name in strange]
+            [{"loc": ("query", name), "msg": told, "type": "extra_forbidden"} for name, told in words.items()]
         )
 
 
 def query_names(route: APIRoute) -> list[str]:
     """Those that a route has."""
     return [field.alias for field in get_flat_params(route.dependant) if isinstance(field.field_info, QueryParameter)]
-
-
-def _instead(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, 1)
-    if close:
-        return f"There is no such parameter: did you mean {close[0]}?"
-    return f"There is no such parameter; there are {', '.join(known)}." if known else "There are no parameters here."
 
 
 Sys = Annotated[System, Depends(_system)]

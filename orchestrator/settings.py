@@ -6,7 +6,6 @@ config/default.toml < /etc/orc/config.toml < $ORC_HOME/config.toml < ORC_<NAME>.
 import os
 import re
 import tomllib
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from pydantic_settings import (
 from orchestrator import home as home_files
 from orchestrator.data import shipped
 from orchestrator.errors import BadSettings
+from orchestrator.strict import meant
 
 SITE_FOLDER = Path("/etc/orc")
 SECRET = frozenset({"notify_webhooks", "notify_apprise", "notify_secret"})  # never shown; addresses may hold secrets
@@ -130,8 +130,7 @@ def load(**given: Any) -> Settings:
 def _told(name: str, item: Any) -> str:
     if item["type"] != "extra_forbidden":
         return f"Setting {name}: {item['msg']} (ORC_{name.upper()} or config.toml)"
-    close = get_close_matches(name, Settings.model_fields, 1)
-    return f"There is no setting {name} (config.toml)" + (f": did you mean {close[0]}?" if close else ".")
+    return f"There is no setting {name} (config.toml){meant(name, list(Settings.model_fields))}"
 
 
 def _read(settings: type[BaseSettings], path: Path) -> TomlConfigSettingsSource:

@@ -7,6 +7,8 @@ from typing import Any, LiteralString, Self, cast
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+MOST_TOLD = 100  # more errors than this nobody mends at once
+LONGEST_NAME = 60  # characters: a longer one is nobody's slip of the finger
 NO_OBJECT = frozenset({"model_type", "model_attributes_type", "dict_type"})
 
 
@@ -21,7 +23,8 @@ class Strict(BaseModel):
         try:
             return handler(data)
         except ValidationError as error:
-            told = [_told(item, list(cls.model_fields)) for item in error.errors(include_url=False)]
+            found = error.errors(include_url=False)[:MOST_TOLD]
+            told = [_told(item, list(cls.model_fields)) for item in found]
             raise ValidationError.from_exception_data(cls.__name__, told) from None
 
 
@@ -35,12 +38,15 @@ def _told(item: Mapping[str, Any], fields: Sequence[str]) -> InitErrorDetails:
 def _words(item: Mapping[str, Any], fields: Sequence[str]) -> str:
     """Where pydantic's own would not help: others."""
     if item["type"] == "extra_forbidden":
-        close = get_close_matches(str(item["loc"][-1]), fields, 1)
-        return f"There is no such field: did you mean {close[0]}?" if close else _there_are(fields)
+        return f"There is no such field{meant(str(item['loc'][-1]), fields)}"
     if item["type"] in NO_OBJECT and not item["loc"]:
         return "This must be an object with names and values."
     return str(item["msg"]).removeprefix("Value error, ")
 
 
-def _there_are(fields: Sequence[str]) -> str:
-    return f"There is no such field; there are {', '.join(fields)}."
+def meant(name: str, names: Sequence[str]) -> str:
+    """The end of a sentence that says that there is no such name: which one was meant, else which ones there are."""
+    close = get_close_matches(name, names, 1) if len(name) <= LONGEST_NAME else []
+    if close:
+        return f": did you mean {close[0]}?"
+    return f"; there are {', '.join(names)}." if names else "."

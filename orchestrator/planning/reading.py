@@ -16,6 +16,7 @@ from orchestrator.shapes import PlanBlock
 # Control characters but tab; marks that turn the direction of text, or have no width.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 MOST_UNSEEN = 20
+MOST_MISSPELT, LONGEST_NAME = 50, 60  # the comparing takes as long as the product of all four
 QUOTED = (
     "Write {{{name}}} where the shell reads plain words: its values get quotes of their own, which mean nothing inside "
     "quotes, $(…), here-documents, or beside a comment."
@@ -48,8 +49,9 @@ def _misspelt(text: PlanText, command: str) -> Iterator[str]:
     """Places of the command that no parameter has, where the command lacks one that they may stand for."""
     rows: dict[str, list[Any]] = {str(row["name"]): [] for row in text.sections.get("parameters", []) if row["name"]}
     left = sorted(set(rows) - named(command, rows))
-    for place in strangers(command, rows):
-        close = get_close_matches(place, left, 1)
+    known = [name for name in left if len(name) <= LONGEST_NAME][:MOST_MISSPELT]
+    for place in strangers(command, rows)[:MOST_MISSPELT]:
+        close = get_close_matches(place, known, 1) if len(place) <= LONGEST_NAME else []
         if close:
             yield f"{{{place}}} in the command is no parameter of the table, it stays so: did you mean {close[0]}?"
 

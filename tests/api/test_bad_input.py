@@ -538,7 +538,7 @@ def test_a_refusal_repeats_no_secret(world: World) -> None:
     [
         ("/runs?stats=failed", "There is no such parameter: did you mean status?"),
         ("/sweeps?x=1", "There is no such parameter; there are limit, before, plan_id."),
-        ("/cluster?x=1", "There are no parameters here."),
+        ("/cluster?x=1", "There is no such parameter."),
     ],
 )
 def test_a_query_parameter_that_there_is_not_is_refused(service: InProcess, path: str, words: str) -> None:
@@ -561,3 +561,9 @@ def test_a_field_that_there_is_not_is_answered_with_the_one_that_was_meant(servi
     _, [problem] = service.refused("POST", "/runs", body)
     assert problem["loc"] == ["body", "resources", "gpu"]
     assert problem["msg"] == "There is no such field: did you mean gpus?"
+
+
+def test_of_very_many_errors_the_first_are_told(service: InProcess) -> None:
+    runs = [{"name": "x", "command": "true", f"field{number}": 1} for number in range(5000)]
+    status, problems = service.refused("POST", "/runs/bulk", {"runs": runs})
+    assert (status, len(problems), problems[0]["loc"]) == (422, 100, ["body", "runs", 0, "field0"])

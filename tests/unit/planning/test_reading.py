@@ -49,3 +49,9 @@ def test_a_field_that_cannot_be_is_a_problem_at_its_line(more: str, line: str, m
     [(at, words)] = problems(bindable(more=more))
     assert at == line
     assert words.startswith(message)
+
+
+def test_many_long_names_are_not_compared_for_ever() -> None:
+    rows = "\n".join(f"| {'p' * 180}{number} | 1 | |" for number in range(500))
+    places = " ".join(f"{{{'p' * 170}x{number}}}" for number in range(50))
+    assert problems(bindable(places, values=rows, runs=1)) == []
