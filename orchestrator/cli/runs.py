@@ -232,7 +232,7 @@ def _stop(orc: Client, item: str) -> dict[str, Any]:
 
 @app.command()
 def rerun(
-    run_id: str,
+    item: Annotated[str, typer.Argument(help="A run; or a sweep: each of its runs that failed or was stopped.")],
     command: Annotated[str | None, typer.Option(help="Another command.")] = None,
     gpus: Gpus = None,
     cpus: Cpus = None,
@@ -243,12 +243,21 @@ def rerun(
     as_json: JsonFlag = False,
 ) -> None:
     """Runs a run again, as a new one; what is said of its resources goes over what it asked for."""
-    body: dict[str, Any] = {"auto_start": True} | ({"command": command} if command else {})
+    said = resources_of(gpus, cpus, time, resource)
     with Client() as orc:
-        changed = (_proposed(orc, run_id) if fix else {}) | resources_of(gpus, cpus, time, resource)
+        run = _run_or_sweep(orc, item)
+        if run is None:
+            if command or fix or said:
+                usage(
+                    f"{item} is a sweep: its runs are run again as they were; for another command or more, name a run"
+                )
+            _rerun_sweep(orc, item, wait=wait, as_json=as_json)
+            return
+        body: dict[str, Any] = {"auto_start": True} | ({"command": command} if command else {})
+        changed = (_proposed(orc, item) if fix else {}) | said
         if changed:
-            body["resources"] = orc.run(run_id)["resources"] | changed
-        made = orc.act(run_id, "rerun", body)
+            body["resources"] = run["resources"] | changed
+        made = orc.act(item, "rerun", body)
         if wait:
             say(f"Run {made['id']}")
             _finish(orc, made["id"], as_json=as_json)
@@ -257,6 +266,31 @@ def rerun(
     else:
         say(f"Run {made['id']} is {made['status']}.")
         print(made["id"])
+
+
+def _run_or_sweep(orc: Client, item: str) -> dict[str, Any] | None:
+    """The run; None for a sweep."""
+    try:
+        return orc.run(item)
+    except RequestFailed as error:
+        if error.status != 404:
+            raise
+        orc.sweep(item)
+        return None
+
+
+def _rerun_sweep(orc: Client, sweep_id: str, *, wait: bool, as_json: bool) -> None:
+    made = orc.request("POST", f"/sweeps/{sweep_id}/rerun-failed", {"auto_start": True})
+    if not as_json:
+        say(f"{len(made)} run(s) of sweep {sweep_id} are run again.")
+    run_ids = [run["id"] for run in made]
+    over = wait_for(orc, run_ids, show=not as_json and os.isatty(2)) if wait and made else made
+    if as_json:
+        emit(over)
+    elif made:
+        print("\n".join(run_ids))
+    if wait:
+        raise SystemExit(0 if all(run["status"] == "finished" for run in over) else RUN_FAILED)
 
 
 def _proposed(orc: Client, run_id: str) -> dict[str, Any]:

@@ -106,6 +106,16 @@ def test_ls_stop_rerun_logs_events_detect(orc: Orc) -> None:
     assert orc("logs", "-f", orc.json("ls")[0]["id"]).stdout == "again\n"
 
 
+def test_what_failed_of_a_sweep_is_run_again(orc: Orc, tmp_path: Path) -> None:
+    sweep = orc("sweep", "code=0,3", "--wait", "--", f"test -e {tmp_path}/mended || exit {{code}}").stdout.strip()
+    (tmp_path / "mended").touch()
+    again = orc("rerun", "--wait", sweep)
+    assert (again.returncode, len(again.stdout.split())) == (0, 1)
+    none_left = orc("rerun", sweep)
+    assert (none_left.returncode, none_left.stdout, "0 run(s)" in none_left.stderr) == (0, "", True)
+    assert orc("rerun", "--gpus", "1", sweep).returncode == 2
+
+
 def test_plan_save_show_approve_execute_complete(orc: Orc, tmp_path: Path) -> None:
     text = GOOD.replace("GPU count: 4", "GPU count: 0").replace("local_gpu", "cpu_only")
     good, bad = tmp_path / "plan.md", tmp_path / "bad.md"
