@@ -59,6 +59,8 @@ def explain(errors: Sequence[Any]) -> list[dict[str, Any]]:
     for error in errors:
         item = {"loc": list(error["loc"]), "msg": str(error["msg"]), "type": error["type"]}
         context = error.get("ctx") or {}
+        if error["type"] == "json_invalid" and context.get("error"):
+            item["msg"] = f"The body is not JSON: {context['error']} (at character {error['loc'][-1]})."
         if error["type"] in {"literal_error", "enum"}:
             item["choices"] = re.findall(r"'([^']*)'", str(context.get("expected")))
         shown.append(item)
@@ -89,6 +91,8 @@ def _keep(request: Request, error: OutsidePlan) -> None:
         error.kept(system.db.write(lambda session: amendments.refused(session, error, actor)))
     except OrcError as trouble:  # the answer stands, whether it can be kept or not
         log.error("a refusal could not be kept: %s", trouble.message)
+    except Exception:
+        log.exception("a refusal could not be kept")
 
 
 def install(app: FastAPI) -> None:
@@ -122,8 +126,11 @@ def install(app: FastAPI) -> None:
         return Json({"detail": f"The server failed on this request ({type(error).__name__}); its log tells more."}, 500)
 
     @app.exception_handler(HTTPException)
-    def on_http(_request: Request, error: HTTPException) -> Json:
+    def on_http(request: Request, error: HTTPException) -> Json:
         if error.status_code == 400 and error.detail == UNREADABLE:
             item = {"loc": ["body"], "msg": "The body cannot be read as JSON.", "type": "json_invalid"}
             return Json({"detail": [item]}, 422)
-        return Json({"detail": error.detail}, error.status_code, dict(error.headers or {}))
+        detail = error.detail
+        if (error.status_code, detail) == (404, "Not Found"):
+            detail = f"There is nothing at {request.url.path[:200]}: /docs lists all that there is."
+        return Json({"detail": detail}, error.status_code, dict(error.headers or {}))

@@ -19,7 +19,8 @@ from orchestrator.access import Identity
 from orchestrator.attempts import asked as gpus_asked
 from orchestrator.drafts import Draft
 from orchestrator.errors import BadInput, Forbidden, OutsidePlan
-from orchestrator.models import Plan, Run, Sweep
+from orchestrator.journal import SERVICE
+from orchestrator.models import Event, Plan, Run, Sweep
 from orchestrator.planning.bounds import Asked, Bounds, Difference, amendment, differences, flatten, shown, within
 from orchestrator.planning.template import named
 from orchestrator.resources import parse_time
@@ -32,8 +33,8 @@ TERMINAL = [status for status in RunStatus if status.terminal]
 # What is told of a plan under which nothing runs.
 _CLOSED = {
     "draft": "it runs nothing before a person has approved it (orc plan approve {}).",
-    "completed": "it runs nothing any more, but for reruns of its own runs.",
-    "archived": "it runs nothing any more.",
+    "completed": "it runs nothing any more, but for reruns of its runs that failed. Save another plan.",
+    "archived": "it runs nothing any more. Save another plan.",
 }
 # Options of sbatch that change neither how much is allocated nor for how long.
 HARMLESS = frozenset({"comment", "mail-type", "mail-user", "hint", "open-mode", "wckey"})
@@ -217,8 +218,7 @@ class Admission:
     def _open(self, plan: Plan | None, parent: str | None = None) -> Bounds | None:
         """Its bounds. Raises Forbidden where a plan is needed and this one is not approved, or not any more.
 
-        ``parent``: the run that is run again. A completed plan still allows that of its own: its last run ends it, and
-        may be the one that failed.
+        ``parent``: the run that is run again. A plan that its last run has completed still allows that of what failed.
         """
         if self._identity.require_plan and (plan is None or plan.status not in OPEN):
             if plan is None:
@@ -229,9 +229,14 @@ class Admission:
         return bounds_of(plan)
 
     def _repeats(self, plan: Plan, parent: str | None) -> bool:
-        """Whether the run that is run again is one of the plan's."""
-        query = select(Run.plan_id).where(col(Run.id) == parent)
-        return parent is not None and self._session.exec(query).first() == plan.id
+        """Whether the run that is run again is one of the plan's, and failed or was stopped; and nobody has said that
+        the plan is over."""
+        failed = col(Run.status).in_([RunStatus.FAILED, RunStatus.STOPPED])
+        again = select(Run.id).where(col(Run.id) == parent, col(Run.plan_id) == plan.id, failed)
+        if parent is None or self._session.exec(again).first() is None:
+            return False
+        ends = select(Event.actor).where(col(Event.subject) == f"plan:{plan.id}", col(Event.kind) == "plan.completed")
+        return self._session.exec(ends.order_by(col(Event.id).desc()).limit(1)).first() == SERVICE
 
     def _hold(self, plan: Plan, bounds: Bounds, found: list[Difference], more: Spent) -> None:
         """Counts so much more, and notes all that is outside."""

@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import ValidationError
 from sqlmodel import Session, col, select
 
 from orchestrator import admission, plans
@@ -20,7 +21,9 @@ from orchestrator.shapes import PlanAmendment, PlanBudget, RunTerms
 
 REFUSED = "plan.refused"
 ENDS_ALL = ("plan.approved", "plan.updated")  # what was refused before was refused by other bounds
-MOST = 50
+ENDS = (*ENDS_ALL, "plan.amended")
+MOST = 20
+SAME_WITHIN = 600.0  # seconds
 TERMS = ("workdir", "parallel", "executor", "signal", "launch", "container", "environment", "snapshot", "priority")
 TERM = re.compile(
     rf"{'|'.join(TERMS)}|gpuwrap_config\.enabled|env\.[A-Za-z_][A-Za-z0-9_]*"
@@ -32,34 +35,56 @@ TERM = re.compile(
 
 
 def refused(session: Session, error: OutsidePlan, actor: Actor) -> int | None:
-    """Keeps what would allow it, and answers under which number; None where nothing can."""
-    if not error.amendment:
+    """Keeps what would allow it, and answers under which number; None where nothing can. Who tries again and again is
+    answered with the number of the first time."""
+    if not error.amendment or _amendment(error.amendment) is None:
         return None
-    for known in refusals(session, plans.get(session, error.plan_id)):
-        if known["diff"] == error.diff and known["by"] == actor:
-            return int(known["id"])
+    subject = f"plan:{error.plan_id}"
+    lately = select(Event).where(col(Event.subject) == subject, col(Event.kind).in_([REFUSED, *ENDS]))
+    for event in session.exec(lately.order_by(col(Event.id).desc()).limit(MOST)):
+        if event.kind != REFUSED or time.time() - event.at > SAME_WITHIN:
+            break
+        if event.actor == actor and _alike((event.after or {}).get("diff", ())) == _alike(error.diff):
+            return event.id
     after = {"diff": error.diff, "amendment": error.amendment}
-    event = record(session, actor, REFUSED, f"plan:{error.plan_id}", error.message, None, after)
+    made = record(session, actor, REFUSED, subject, error.message, None, after)
     session.flush()
-    return event.id
+    return made.id
 
 
-def refusals(session: Session, plan: Plan) -> list[dict[str, Any]]:
+def _alike(diff: Any) -> list[Any]:
+    """Differences without how much of a budget was asked for: that grows by itself."""
+    return [item if not item["field"].startswith("budget.") else item["field"] for item in diff]
+
+
+def refusals(session: Session, plan: Plan, number: int | None = None) -> list[dict[str, Any]]:
     """What was refused under the present approval and is not allowed yet, newest first: ``id``, ``at``, ``by``,
-    ``diff`` and the ``amendment`` that would allow it."""
+    ``diff`` and the ``amendment`` that would allow it. ``number``: that one alone, however many came after it."""
     bounds = admission.bounds_of(plan)
     if bounds is None:
         return []
-    query = select(Event).where(col(Event.subject) == f"plan:{plan.id}", col(Event.kind).in_([REFUSED, *ENDS_ALL]))
+    mine = select(Event).where(col(Event.subject) == f"plan:{plan.id}").order_by(col(Event.id).desc())
+    ended = session.exec(mine.where(col(Event.kind).in_(ENDS_ALL)).limit(1)).first()
+    since = ended.id if ended is not None and ended.id is not None else 0
+    query = mine.where(col(Event.kind) == REFUSED, col(Event.id) > since)
+    if number is not None:
+        query = query.where(col(Event.id) == number)
     found = []
-    for event in session.exec(query.order_by(col(Event.id).desc()).limit(MOST)):
-        if event.kind in ENDS_ALL:
-            break
+    for event in session.exec(query.limit(MOST)):
         said = event.after or {}
-        wanted = _still_wanted(bounds, PlanAmendment.model_validate(said["amendment"]))
+        body = _amendment(said.get("amendment"))
+        wanted = _still_wanted(bounds, body) if body is not None else {}
         if wanted:
             found.append({"id": event.id, "at": event.at, "by": event.actor, "diff": said["diff"], "amendment": wanted})
     return found
+
+
+def _amendment(body: Any) -> PlanAmendment | None:
+    """The amendment; None for what can be none: it is nested more deeply than the run that it would allow."""
+    try:
+        return PlanAmendment.model_validate(body)
+    except ValidationError:
+        return None
 
 
 def _still_wanted(bounds: Bounds, body: PlanAmendment) -> dict[str, Any]:
@@ -89,7 +114,8 @@ class Amended:
     def public(self) -> dict[str, Any]:
         """As JSON, before it is done."""
         changes = [item.public() for item in binding.changes(self.before, self.after)]
-        return {"dry_run": True, "bounds": self.after.public(), "changes": changes}
+        found = {"dry_run": True, "approved_hash": self.plan.approved_hash, "bounds": self.after.public()}
+        return {**found, "changes": changes}
 
 
 def look(session: Session, plan_id: str, body: PlanAmendment) -> Amended:
@@ -99,6 +125,8 @@ def look(session: Session, plan_id: str, body: PlanAmendment) -> Amended:
     before = admission.bounds_of(plan)
     if before is None or plan.status == "archived":
         raise Conflict(f"Plan {plan.id} is {plan.status}: only a plan that was approved can be amended.")
+    if body.approved_hash not in {None, plan.approved_hash}:
+        raise Conflict(f"What plan {plan.id} allows has changed since it was looked at: look again (with dry_run).")
     _known(body.terms)
     after = binding.amended(before, _allowed(body), limits(body.budget or PlanBudget()))
     _unquoted(before, after)
@@ -112,7 +140,7 @@ def amend(session: Session, plan_id: str, body: PlanAmendment, actor: Actor) -> 
     does."""
     found = look(session, plan_id, body)
     plan, frozen = found.plan, plans.frozen(found.plan, found.after)
-    changes = body.model_dump(exclude_unset=True, exclude={"reason", "dry_run"})
+    changes = body.model_dump(exclude_unset=True, exclude={"reason", "dry_run", "approved_hash"})
     line = {"at": time.time(), "by": actor, "reason": body.reason, "changes": changes, "hash": frozen["approved_hash"]}
     fields = {**frozen, "amendments": [*plan.amendments, line], "updated_at": time.time()}
     change(session, plan, actor, "plan.amended", f"plan:{plan.id}", fields, body.reason)

@@ -83,9 +83,8 @@ class OutsidePlan(Forbidden):
     def kept(self, number: int | None) -> None:
         """It can be looked at, and allowed, under this number."""
         self.refusal = number
-        how = f"orc plan amend {self.plan_id}"
         if number is not None:
-            self.message = self.message.replace(how, f"{how} --refusal {number}")
+            self.message = f"{self.message.removesuffix('.')} --refusal {number}."
 
 
 class NotFound(OrcError):

@@ -9,7 +9,7 @@ from orchestrator import plans, sweeps
 from orchestrator.access import Identity
 from orchestrator.admission import Admission, bounds_of, completed, gpu_seconds
 from orchestrator.drafts import RunChecks
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, OutsidePlan
 from orchestrator.journal import change
 from orchestrator.models import Plan
 from orchestrator.planning.reading import reading
@@ -79,9 +79,25 @@ def execute(session: Session, checks: RunChecks, plan_id: str, made: Execution, 
     return plan
 
 
-def preview(made: Execution) -> dict[str, Any]:
-    """What would be made: how many runs, the first commands, and what they may use together."""
+def _admitted(session: Session, plan: Plan, sweep: SweepDraft, identity: Identity) -> None:
+    """Raises OutsidePlan where the plan does not allow all of it."""
+    admission = Admission(session, identity)
+    admission.template(plan, sweep.body.base_command)
+    for run in sweep.runs:
+        admission.admit(plan, run)
+    admission.settle()
+
+
+def preview(session: Session, plan: Plan, made: Execution, identity: Identity) -> dict[str, Any]:
+    """What would be made: how many runs, the first commands, and what they may use together. Raises OutsidePlan where
+    an approved plan would refuse it."""
     drafts = made.sweep.runs if made.sweep is not None else []
+    if made.sweep is not None and plan.status == "approved":
+        try:
+            _admitted(session, plan, made.sweep, identity)
+        except OutsidePlan as error:
+            error.asked_for = False
+            raise
     needs = [gpu_seconds(run.terms.columns, run.terms.cpus) for run in drafts]
     known = [need for need in needs if need is not None]
     return {

@@ -92,6 +92,7 @@ def _settle(
         over = alerts.get(session, alert_id)
         if over.status == "pending":
             alerts.over(session, over)
+            alerts.retire(session, [over.key or ""])  # should it come to that again, it is told of again
     for plan_id, words in spent.items():
         for run in session.exec(select(Run).where(*_stoppable(plan_id))).all():
             wishes.end(session, run, SERVICE, words)

@@ -19,7 +19,8 @@ def of_plan(db: Database, explainer: Explainer, plan_id: str) -> dict[str, Any]:
         found, outcomes = _stored(session, plan_id)
     shown = {outcome.run["id"]: outcome.run for outcome in outcomes}
     for group in found["failures"]:  # with no session open: it reads the end of a log
-        group["example"] = explainer.why(shown[group["run_ids"][0]]).summary
+        why = explainer.why(shown[group["run_ids"][0]])
+        group["example"] = f"{why.summary} {why.said or ''}".strip()
     return found
 
 

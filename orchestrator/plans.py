@@ -6,6 +6,7 @@ Their status moves by its own endpoints alone. Approval freezes what the plan al
 import time
 from typing import Any
 
+from pydantic import ValidationError
 from sqlmodel import Session, col, select
 
 from orchestrator import admission, ids
@@ -79,7 +80,11 @@ def named(body: PlanCreate, parsed: dict[str, Any]) -> PlanCreate:
     for name, value, place in (("title", title, "## 📋 Plan: <title>"), ("goal", goal, "### Objective")):
         if value is None:
             raise BadInput(name, f'is required where the markdown has no "{place}".')
-    return PlanCreate.model_validate({**body.model_dump(), "title": title, "goal": goal})
+    try:
+        return PlanCreate.model_validate({**body.model_dump(), "title": title, "goal": goal})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(str(first["loc"][0]), f"The markdown's own cannot be it: {first['msg']}.") from None
 
 
 def create(session: Session, body: PlanCreate, parsed: dict[str, Any], actor: Actor) -> Plan:
@@ -100,7 +105,10 @@ def update(session: Session, plan_id: str, body: PlanUpdate, parsed: dict[str, A
     runs are going on. ``parsed``: ``stored`` of its new markdown, where that changes."""
     plan = _own(get(session, plan_id), identity)
     if plan.status not in {"draft", "approved"}:
-        raise Conflict(f"Plan {plan.id} is {plan.status}: it cannot be edited any more.")
+        raise Conflict(
+            f"Plan {plan.id} is {plan.status}: it cannot be edited any more. Save another plan; "
+            f"what more this one is to allow a person adds: orc plan amend {plan.id}."
+        )
     fields = body.model_dump(exclude_unset=True)
     if any(getattr(plan, name) != value for name, value in fields.items()):
         _still(session, plan, "edited")
@@ -198,7 +206,9 @@ def archive(session: Session, plan_id: str, identity: Identity) -> Plan:
 
 def _check(plan: Plan, status: str) -> None:
     if plan.status not in FOLLOWS[status]:
-        raise BadTransition(f"Plan {plan.id} is {plan.status}; {status} follows only {' or '.join(FOLLOWS[status])}.")
+        words = f"Plan {plan.id} is {plan.status}; {status} follows only {' or '.join(FOLLOWS[status])}."
+        how = f" A person approves it first: orc plan approve {plan.id}." if plan.status == "draft" else ""
+        raise BadTransition(words + how)
 
 
 def move(session: Session, plan: Plan, status: str, actor: Actor, fields: dict[str, Any], message: str = "") -> Plan:

@@ -10,6 +10,7 @@ from orchestrator.planning import bounds as binding
 from orchestrator.planning.bounds import Bounds, Budget
 from orchestrator.planning.markdown import Problem
 from orchestrator.planning.reading import Reading, reading
+from orchestrator.planning.runblock import TOO_FEW
 from orchestrator.resources import parse_time
 from orchestrator.shapes import PlanApproval, PlanBlock, PlanBudget, RunTerms
 
@@ -55,6 +56,9 @@ def proposal(checks: RunChecks, plan: Plan, body: PlanApproval) -> Proposal:
     found = reading(plan.raw_markdown)
     terms, misfits = _terms(checks, found)
     problems = [*found.problems, *misfits]
+    given = body.budget.runs if body.budget is not None else None
+    if given is not None and given >= binding.size(Bounds(dict(found.text.parameters))):  # instead of the plan's own
+        problems = [problem for problem in problems if not problem.message.startswith(TOO_FEW)]
     if terms is None:
         return Proposal(content_hash(plan), None, problems)
     block = found.block or PlanBlock()

@@ -338,7 +338,7 @@ class PlanAmendment(Body):
 
     ``commands``: more of them, with places as the plan's own; ``exact_commands``: as they are, braces too;
     ``parameters``: values more; ``terms``: as in a refusal's ``diff``, by name ("resources.gpus"); null: without any.
-    ``dry_run``: what that would change, without doing it.
+    ``dry_run``: what that would change, without doing it; ``approved_hash``: as that told it, 409 where it changed.
     """
 
     commands: list[Command] = Field(default_factory=list, max_length=1000)
@@ -347,6 +347,7 @@ class PlanAmendment(Body):
     terms: dict[Short, Any] = Field(default_factory=dict, max_length=1000)
     budget: PlanBudget | None = None
     reason: str = Field(default="", max_length=10_000)
+    approved_hash: str | None = None
     dry_run: bool = False
 
 

@@ -49,4 +49,4 @@ def meant(name: str, names: Sequence[str]) -> str:
     close = get_close_matches(name, names, 1) if len(name) <= LONGEST_NAME else []
     if close:
         return f": did you mean {close[0]}?"
-    return f"; there are {', '.join(names)}." if names else "."
+    return f"; there {'is' if len(names) == 1 else 'are'} {', '.join(names)}." if names else "."

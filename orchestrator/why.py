@@ -58,13 +58,15 @@ class Known:
 
 @dataclass(frozen=True)
 class Why:
-    """``category`` for programs, ``summary`` and ``action`` for people, ``evidence`` as it was found."""
+    """``category`` for programs, ``summary`` and ``action`` for people, ``evidence`` as it was found; ``said``: the
+    program's own last words, from its log, which go to nobody but who asks."""
 
     category: str
     summary: str
     action: str
     evidence: list[dict[str, Any]] = field(default_factory=list)
     rerun: dict[str, Any] | None = None
+    said: str | None = None
 
     def public(self) -> dict[str, Any]:
         """As the wire shows it."""
@@ -180,14 +182,14 @@ def _failed(run: Mapping[str, Any], log_tail: str, limits: Limits) -> Why:
     tail = log_tail.strip().splitlines()[-5:]
     quoted = [*evidence, {"source": "log", "quote": "\n".join(tail)}] if tail else evidence
     again = _rerun(run) if category in {"site", "preempted"} else None
-    summary = " ".join([run["error"] or str(reason), *_exception(log_tail)])
-    return Why(category, summary, action, quoted, again)
+    return Why(category, run["error"] or str(reason), action, quoted, again, _last_words(log_tail))
 
 
-def _exception(log_tail: str) -> list[str]:
-    """The last line by which Python told of an exception, where there is one."""
-    lines = [line for line in log_tail.splitlines() if _EXCEPTION.match(line[:LONGEST])]
-    return [line[:LONGEST] for line in lines[-1:]]
+def _last_words(log_tail: str) -> str | None:
+    """The last line by which Python told of an exception, else the log's last."""
+    lines = [line.strip()[:LONGEST] for line in log_tail.splitlines() if line.strip()]
+    told = next((line for line in reversed(lines) if _EXCEPTION.match(line)), None)
+    return told or (lines[-1] if lines else None)
 
 
 def _by_log(run: Mapping[str, Any], log_tail: str, limits: Limits, evidence: list[dict[str, Any]]) -> Why | None:

@@ -8,6 +8,7 @@ from sqlmodel import Session
 from api.answers import Json, page
 from api.deps import Before, Limit, OnceOnly, Sys, Who, Whose
 from orchestrator.alerting import alerts, choices
+from orchestrator.alerting.rules import Rule
 from orchestrator.shapes import AlertCreate, AlertResponse
 
 router = APIRouter(tags=["alerts"])
@@ -29,7 +30,7 @@ def listing(
     status: Annotated[Literal["pending", "resolved"] | None, Query()] = None,
     run_id: str | None = None,
     plan_id: str | None = None,
-    rule: Annotated[str | None, Query(description="The rule that made it; empty: somebody did.")] = None,
+    rule: Annotated[Rule | Literal[""] | None, Query(description="The rule that made it; empty: somebody did.")] = None,
     severity: Annotated[Literal["info", "warning", "critical"] | None, Query()] = None,
 ) -> Json:
     """Alerts, newest first."""

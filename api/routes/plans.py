@@ -83,7 +83,9 @@ def overlap(system: Sys, plan_id: str) -> Json:
 def update(system: Sys, identity: Whose, plan_id: str, body: PlanUpdate) -> Json:
     """Edits a plan; an approved one becomes a draft again."""
     parsed = stored(body.raw_markdown) if body.raw_markdown is not None else None
-    misfits = proposals.misfits(system.checks, body.raw_markdown) if body.raw_markdown is not None else []
+    with system.db.read() as session:
+        text = plans.get(session, plan_id).raw_markdown if body.raw_markdown is None else body.raw_markdown
+    misfits = proposals.misfits(system.checks, text)
 
     def write(session: Session) -> dict[str, Any]:
         found = plans.detail(session, plans.update(session, plan_id, body, parsed, identity))
@@ -123,11 +125,12 @@ def amend(system: Sys, actor: Who, plan_id: str, body: PlanAmendment) -> Json:
 
 
 @router.get("/plans/{plan_id}/amendments")
-def amendments(system: Sys, plan_id: str) -> Json:
-    """What was amended, oldest first; and what was refused, newest first, with what would allow it (``refusals``)."""
+def amendments(system: Sys, plan_id: str, refusal: Annotated[int | None, Query(ge=0, le=2**62)] = None) -> Json:
+    """What was amended, oldest first; and what was refused, newest first, with what would allow it (``refusals``;
+    ``refusal``: that one alone)."""
     with system.db.read() as session:
         plan = plans.get(session, plan_id)
-        return Json({"amendments": plan.amendments, "refusals": amending.refusals(session, plan)})
+        return Json({"amendments": plan.amendments, "refusals": amending.refusals(session, plan, refusal)})
 
 
 @router.post("/plans/{plan_id}/execute", openapi_extra=needs("run"))
@@ -138,7 +141,8 @@ def execute(system: Sys, identity: Whose, plan_id: str, once: OnceOnly, body: Pl
         plan = plans.get(session, plan_id)
     made = execution.draft(system.checks, plan, asked, system.settings.max_sweep_runs)
     if asked.dry_run:
-        return Json(execution.preview(made))
+        with system.db.read() as session:
+            return Json(execution.preview(session, plan, made, identity))
     return once(
         lambda session: plans.detail(session, execution.execute(session, system.checks, plan_id, made, identity))
     )

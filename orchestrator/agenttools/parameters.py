@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.agenttools.shortening import Json
+from orchestrator.strict import Strict
 
 # An id goes into a path: nothing else does.
 _ID = r"^[A-Za-z0-9_\-]{1,64}$"
@@ -52,10 +53,8 @@ class Resources(BaseModel):
     nodes: int | None = Field(default=None, description="Nodes, under Slurm.")
 
 
-class Asked(BaseModel):
+class Asked(Strict):
     """What runs ask for, besides their command."""
-
-    model_config = ConfigDict(extra="forbid")
 
     workdir: str | None = Field(default=None, description="Where it runs: an absolute path.")
     resources: Resources | None = None

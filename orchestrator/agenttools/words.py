@@ -1,5 +1,6 @@
 """What a tool says when its call failed: the service's own words, and what to do next."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,7 +15,7 @@ _NEXT = {
     400: "That cannot follow its present status: look at it (run, sweep or plan) before you go on.",
     401: "Ask a person for a token that is valid: ORC_TOKEN_FILE of `orc mcp`, or the Authorization header of /mcp.",
     404: "The tools runs, sweeps, plans and alerts list the ids that there are.",
-    409: "Look at what is there (run, sweep or plan), mend what is named, and call again.",
+    409: "Look at what is there (run, sweep or plan); call again only after what is named has been mended.",
     413: "Send less in one call.",
     422: "Mend the fields that are named and call again.",
     500: "It is not your call that is wrong: tell a person to look into the server's log.",
@@ -51,11 +52,18 @@ def explain(error: OrcError, *, looks: bool = False) -> tuple[str, dict[str, Any
 def misused(tool: str, error: ValidationError) -> tuple[str, dict[str, Any]]:
     """The same for a call whose arguments the tool does not take."""
     found = error.errors(include_url=False, include_context=False)
-    wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found[:MOST_WRONG]]
+    wrong = [f"{'.'.join(map(str, item['loc']))}: {_misuse(item)}" for item in found[:MOST_WRONG]]
     wrong += [f"… {len(found) - MOST_WRONG} more"] if len(found) > MOST_WRONG else []
     words = cut(f"{tool} was called with what it does not take:\n" + "\n".join(wrong), LIMIT // 2)
     said = {"error": words, "next": _NEXT[422]}
     return f"{words}\n{said['next']}", said
+
+
+def _misuse(item: Mapping[str, Any]) -> str:
+    kind = str(item["loc"][-1]).removesuffix("_id") if item["loc"] else ""
+    if item["type"] == "string_pattern_mismatch" and kind in _LISTS:
+        return f"This is no id; the tool {_LISTS[kind]} lists those that there are."
+    return str(item["msg"])
 
 
 def _difference(item: dict[str, Any]) -> str:
@@ -74,6 +82,8 @@ def _next(error: OrcError, *, looks: bool) -> str:
             f"Ask for what the plan allows, or tell a person, who can allow it: `orc plan amend {error.plan_id}"
             f"{f' --refusal {error.refusal}' if error.refusal is not None else ''}`. There is no tool for that."
         )
+    if error.status == 403 and "runs nothing any more" in error.message:
+        return "Save another plan (save_plan), and tell a person to approve it."
     if error.status == 403 and "plan_id" in error.message:
         return _NAME_A_PLAN
     if error.status == 403:
@@ -84,7 +94,7 @@ def _next(error: OrcError, *, looks: bool) -> str:
 
 
 def _where_it_is_listed(message: str) -> str:
-    if message == "Not Found":
+    if message == "Not Found" or message.startswith("There is nothing at "):
         return "This server is older than this tool and has no such thing: do without it."
     for kind, tool in _LISTS.items():
         if message.startswith(f"There is no {kind} "):

@@ -162,7 +162,7 @@ def standing(session: Session, alert: Alert) -> list[Run]:
     """The runs that are still as the alert of a rule says: in the same attempt, not over, or still failed."""
     conditions = _conditions(session, [alert])[alert.id]
     rows = {run.id: run for part in parts(sorted(conditions)) for run in session.exec(_of(select(Run), part))}
-    return [rows[run_id] for run_id, key in conditions.items() if _stands(alert, rows[run_id], key)]
+    return [rows[run_id] for run_id, key in conditions.items() if run_id in rows and _stands(alert, rows[run_id], key)]
 
 
 def _conditions(session: Session, found: Sequence[Alert]) -> dict[str, dict[str, str | None]]:
@@ -206,7 +206,7 @@ def moot(session: Session) -> list[Alert]:
     return [
         alert
         for alert in waiting
-        if not any(_stands(alert, rows[run_id], key) for run_id, key in conditions[alert.id].items())
+        if not any(run_id in rows and _stands(alert, rows[run_id], key) for run_id, key in conditions[alert.id].items())
     ]
 
 

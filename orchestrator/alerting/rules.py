@@ -12,6 +12,7 @@ from orchestrator.why import Why
 
 Severity = Literal["info", "warning", "critical"]
 Budget = Literal["gpu_hours", "wall_time"]
+Rule = Literal["failed", "nonfinite", "no_progress", "pending", "idle_gpu", "budget"]
 IGNORE, STOP, RERUN = "ignore", "stop", "rerun"
 AGAIN: dict[str, Any] = {"auto_start": True}
 MOST_ALONE = 5  # alerts of one topic that wait at a time; what comes then joins in one

@@ -1,7 +1,6 @@
 """What the commands share: tables for people, JSON for programs, exit codes."""
 
 import json
-import re
 import shlex
 import sys
 import time
@@ -96,12 +95,12 @@ def command_text(words: Sequence[str], rest: Rest, places: Collection[str] = ())
 
 
 def _word(word: str, places: Collection[str]) -> str:
-    """A word as the shell reads it again, with its places outside of the quotes."""
-    if not any(f"{{{name}}}" in word for name in places):
-        return shlex.quote(word)
-    pattern = "|".join(re.escape(f"{{{name}}}") for name in places)
-    pieces = re.split(f"({pattern})", word)  # the places are the odd ones
-    return "".join(shlex.quote(piece) if piece and not at % 2 else piece for at, piece in enumerate(pieces))
+    """A word as the shell reads it again. A place stays open where nothing beside it needs quotes; within quotes the
+    service refuses the values that would need some of their own."""
+    bare = word
+    for name in places:
+        bare = bare.replace(f"{{{name}}}", "")
+    return word if bare != word and (not bare or shlex.quote(bare) == bare) else shlex.quote(word)
 
 
 def usage(message: str) -> NoReturn:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import JsonFlag, emit, say, table, until
+from orchestrator.cli.common import JsonFlag, emit, say, table, until, visible
 from orchestrator.client import Client
 
 app = typer.Typer()
@@ -21,6 +21,8 @@ def why(run_id: str, as_json: JsonFlag = False) -> None:
         emit(found)
         return
     print(f"{found['status']} ({found['category']}): {found['summary']}")
+    if found["said"]:
+        print(f"It said last: {visible(found['said'])}")
     print(f"What to do: {found['action']}")
     for item in found["evidence"]:
         known = {name: value for name, value in item.items() if value is not None and name != "source"}

@@ -19,11 +19,19 @@ def save(
     file: Annotated[Path, typer.Argument(help="The plan's markdown.", exists=True, dir_okay=False)],
     title: Annotated[str | None, typer.Option(help="Without: the markdown's own.")] = None,
     goal: Annotated[str | None, typer.Option(help="Without: the Objective section.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Replace this one's text; it becomes a draft again.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Saves a plan as a draft."""
+    text = file.read_text()
+    if plan is not None and goal is not None:
+        usage("a plan's goal stays what it was: leave out --goal, or save a new plan")
     with Client() as orc:
-        _tell(orc.save_plan(file.read_text(), title=title, goal=goal), as_json=as_json)
+        if plan is None:
+            _tell(orc.save_plan(text, title=title, goal=goal), as_json=as_json)
+        else:
+            fields = {"raw_markdown": text} | ({"title": title} if title is not None else {})
+            _tell(orc.request("PATCH", f"/plans/{plan}", fields), as_json=as_json)
 
 
 def _tell(plan: dict[str, Any], *, as_json: bool) -> None:
@@ -129,7 +137,8 @@ def _allows(bounds: dict[str, Any]) -> None:
     for text in [*bounds["commands"], *bounds["exact"]]:
         say(f"  command: {_shown(text)}")
     for name, values in bounds["grid"].items():
-        say(f"  {{{visible(name)}}}: {', '.join(map(_shown, values))}")
+        unused = "" if any(f"{{{name}}}" in text for text in bounds["commands"]) else "   (in no command)"
+        say(f"  {{{visible(name)}}}: {', '.join(map(_shown, values))}{unused}")
     for name, value in bounds["terms"].items():
         say(f"  {visible(name)}: {_shown(value)}")
     budget = {name: value for name, value in bounds["budget"].items() if value is not None}
@@ -177,14 +186,18 @@ def amend(
 ) -> None:
     """Allows under an approved plan what was refused last, or what a file says."""
     with Client() as orc:
-        body = _written(file) if file is not None else _refused(orc, plan_id, refusal, yes=yes)
+        body: dict[str, Any] = _written(file) if file is not None else _refused(orc, plan_id, refusal, yes=yes)
         would = orc.advance_plan(plan_id, "amendments", {**body, "dry_run": True})
         say("What changes:")
         for item in would["changes"]:
             before, after = (_shown(item[part]) for part in ("plan", "asked"))
             say(f"  {visible(item['field'])}: {after} {_before(item, before)}")
         _sure(f"Allow this under plan {plan_id}?", yes=yes)
-        _tell(orc.advance_plan(plan_id, "amendments", {**body, "reason": reason}), as_json=as_json)
+        body |= {"reason": reason, "approved_hash": would["approved_hash"]}
+        amended = orc.advance_plan(plan_id, "amendments", body)
+        _tell(amended, as_json=as_json)
+        if amended["status"] == "completed":
+            say("It is completed: this is for reruns of its runs that failed; for anything else it takes another plan.")
 
 
 def _before(item: dict[str, Any], before: str) -> str:
@@ -210,15 +223,16 @@ def _written(file: Path) -> dict[str, Any]:
 def _refused(orc: Client, plan_id: str, refusal: int | None, *, yes: bool) -> Any:
     """What would allow what was refused: shown with who asked for it. Without a question it must be named, for another
     may have asked meanwhile."""
-    found = orc.request("GET", f"/plans/{plan_id}/amendments")["refusals"]
+    only = {} if refusal is None else {"refusal": refusal}
+    found = orc.request("GET", f"/plans/{plan_id}/amendments", params=only)["refusals"]
+    if refusal is not None and not found:
+        usage(f"there is no refusal {refusal} under plan {plan_id} that it does not allow by now")
     if not found:
         usage(f"nothing was refused under plan {plan_id} that it does not allow by now")
     names = ", ".join(f"{item['id']} ({item['by']}, {ago(item['at'])})" for item in found)
     if yes and refusal is None:
         usage(f"--yes needs the refusal that is meant (--refusal NUMBER): {names}")
-    meant = next((item for item in found if refusal in {None, item["id"]}), None)
-    if meant is None:
-        usage(f"there is no refusal {refusal} under plan {plan_id} that it does not allow by now; there are: {names}")
+    meant = found[0]
     if refusal is None and len(found) > 1:
         say(f"The last of {len(found)} refusals; --refusal names another: {names}")
     say(f"Refusal {meant['id']} of {meant['by']}, {ago(meant['at'])}:")

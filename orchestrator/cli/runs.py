@@ -92,13 +92,14 @@ def _tell_end(over: dict[str, Any]) -> None:
 def ls(
     status: Annotated[list[str] | None, typer.Option(help="Only these statuses.")] = None,
     sweep: Annotated[str | None, typer.Option(help="Only this sweep's.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Only this plan's.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 30,
     archived: Annotated[bool, typer.Option("--archived", help="The archived ones.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Lists runs, newest first."""
     with Client() as orc:
-        found = orc.runs(status=status or None, sweep_id=sweep, limit=limit, archived=archived)
+        found = orc.runs(status=status or None, sweep_id=sweep, plan_id=plan, limit=limit, archived=archived)
     if as_json:
         emit(found)
         return
@@ -303,7 +304,7 @@ def _proposed(orc: Client, run_id: str) -> dict[str, Any]:
 
 @app.command()
 def wait(
-    items: Annotated[list[str], typer.Argument(help="Runs or sweeps.")],
+    items: Annotated[list[str], typer.Argument(help="Runs, sweeps or plans.")],
     timeout: Annotated[float | None, typer.Option(min=0, help="Give up after so many seconds (exit 1).")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -329,4 +330,21 @@ def _members(orc: Client, item: str) -> list[str]:
     except RequestFailed as error:
         if error.status != 404:
             raise
+    try:
         return list(orc.sweep(item)["run_ids"])
+    except RequestFailed as error:
+        if error.status != 404:
+            raise
+    sweep_id = _plan(orc, item)["sweep_id"]
+    if sweep_id is None:
+        usage(f"plan {item} has no sweep to wait for: orc ls --plan {item} lists its runs")
+    return list(orc.sweep(sweep_id)["run_ids"])
+
+
+def _plan(orc: Client, item: str) -> dict[str, Any]:
+    try:
+        return orc.plan(item)
+    except RequestFailed as error:
+        if error.status == 404:
+            usage(f"there is no run, sweep or plan {item!r}")
+        raise

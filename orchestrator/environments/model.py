@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from orchestrator.environments.text import is_one_line
 from orchestrator.strict import Strict
@@ -71,6 +71,12 @@ class Environment(Strict):
         return self
 
 
+def _auto_or_given(value: Any) -> Any:
+    if isinstance(value, str) and value != "auto":
+        raise ValueError('an environment is "auto", or an object such as {"venv": "/path"} or {"conda": "name"}')
+    return value
+
+
 def _kind(value: Any) -> str:
     return "auto" if isinstance(value, str) else "given"
 
@@ -78,5 +84,7 @@ def _kind(value: Any) -> str:
 # A body's `environment`: what was found in the workdir when the run is created, or what is written out. The tags keep
 # the complaints to those of the form that was meant.
 EnvironmentAsked = Annotated[
-    Annotated[Literal["auto"], Tag("auto")] | Annotated[Environment, Tag("given")], Discriminator(_kind)
+    Annotated[Literal["auto"], Tag("auto")] | Annotated[Environment, Tag("given")],
+    Discriminator(_kind),
+    BeforeValidator(_auto_or_given),
 ]

@@ -281,7 +281,8 @@ def changes(before: Bounds, after: Bounds) -> list[Difference]:
     found += [Difference("command", None, text) for text in after.exact[len(before.exact) :]]
     for part, old, new in (("parameters.", before.grid, after.grid), ("", before.also, after.also)):
         for name, values in new.items():
-            more = values[len(old.get(name, ())) :]
+            known = old.get(name, [None] if part else ())  # a new parameter may be left out as before
+            more = values[len(known) :]
             found += [Difference(f"{part}{name}", old.get(name) or before.terms.get(name), value) for value in more]
     return found
 

@@ -57,11 +57,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Fence:
-    """A fenced block. ``words``: those after the fence that opens it."""
+    """A fenced block. ``words``: those after the fence that opens it; ``closed``: whether another ends it."""
 
     line: int
     words: tuple[str, ...]
     content: str
+    closed: bool = True
 
 
 @dataclass
@@ -198,7 +199,9 @@ class _Walk:
             item.text = text
 
     def _fence(self, token: Token) -> None:
-        self.document.fences.append(Fence(_line(token), tuple(token.info.split()), token.content))
+        begin, end = token.map or (0, 0)
+        closed = end - begin > 1 and self.document.lines[end - 1].strip("> \t").startswith(token.markup)
+        self.document.fences.append(Fence(_line(token), tuple(token.info.split()), token.content, closed))
         if self.items:
             self.items[-1].more.append(token.content.rstrip("\n"))
 

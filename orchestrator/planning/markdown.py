@@ -93,6 +93,9 @@ class _Reading:
         title = self._title()
         parts = self._parts()
         self._sizes(parts.get("Parameters to Sweep"))
+        for fence in self.document.fences:
+            if not fence.closed:
+                self.tell(fence.line, "The fence that begins here is never closed: all after it is its content.")
         block = runblock.block(self.document.fences, self.tell)
         sections: dict[str, Any] = {} if title is None else {"title": title}
         for name, (key, reader) in readers.READERS.items():

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.planning.markdown import PlanText, Problem, read
-from orchestrator.planning.template import named, quoted_twice, strangers
+from orchestrator.planning.template import named, nearly, quoted_twice, strangers
 from orchestrator.shapes import PlanBlock
 
 # Control characters but tab; marks that turn the direction of text, or have no width.
@@ -46,14 +46,20 @@ def reading(markdown: str) -> Reading:
 
 
 def _misspelt(text: PlanText, command: str) -> Iterator[str]:
-    """Places of the command that no parameter has, where the command lacks one that they may stand for."""
+    """What of the command is no place of a parameter, where it lacks one that may be meant."""
     rows: dict[str, list[Any]] = {str(row["name"]): [] for row in text.sections.get("parameters", []) if row["name"]}
-    left = sorted(set(rows) - named(command, rows))
-    known = [name for name in left if len(name) <= LONGEST_NAME][:MOST_MISSPELT]
-    for place in strangers(command, rows)[:MOST_MISSPELT]:
-        close = get_close_matches(place, known, 1) if len(place) <= LONGEST_NAME else []
-        if close:
-            yield f"{{{place}}} in the command is no parameter of the table, it stays so: did you mean {close[0]}?"
+    left = [
+        name
+        for name in sorted(set(rows) - named(command, rows))
+        if len(name) <= LONGEST_NAME and f"ORC_PARAM_{re.sub('[^A-Za-z0-9]', '_', name).upper()}" not in command
+    ][:MOST_MISSPELT]
+    written = {name: nearly(command, name) for name in left}
+    places = {f"{{{place}}}": place for place in strangers(command, rows)[:MOST_MISSPELT]}
+    close = {place: get_close_matches(place, left, 1) for place in places.values() if len(place) <= LONGEST_NAME}
+    meant = {shown: name for name, shown in written.items() if shown is not None}
+    meant |= {shown: close[place][0] for shown, place in places.items() if shown not in meant and close.get(place)}
+    for shown, name in meant.items():
+        yield f"{shown} in the command is no place of a parameter, it stays so: did you mean {{{name}}}?"
 
 
 def _unseen(markdown: str) -> list[Problem]:
@@ -88,5 +94,6 @@ def _block(text: PlanText) -> tuple[PlanBlock | None, list[Problem]]:
 
 def _problem(text: PlanText, item: Mapping[str, Any]) -> Problem:
     keys = [str(part) for part in item["loc"]]
-    message = f"The block's {'.'.join(keys) or 'table'}: {item['msg'].rstrip('.')}."
+    words = str(item["msg"])
+    message = f"The block's {'.'.join(keys) or 'table'}: {words}{'' if words.endswith(('.', '?')) else '.'}"
     return Problem(text.block.line_of(*keys), message)

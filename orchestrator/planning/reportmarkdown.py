@@ -1,5 +1,6 @@
 """A plan's report as markdown, for people. Pure."""
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -95,7 +96,10 @@ def _failures(found: Mapping[str, Any]) -> str:
 def _amendments(amendments: Sequence[Mapping[str, Any]]) -> str:
     if not amendments:
         return ""
-    rows = [[_when(item["at"]), item["by"], item["reason"], f"`{item['changes']}`"] for item in amendments]
+    rows = [
+        [_when(item["at"]), item["by"], item["reason"], f"`{json.dumps(item['changes'], ensure_ascii=False)}`"]
+        for item in amendments
+    ]
     return f"## Amendments\n\n{table(['when', 'by', 'why', 'what'], rows)}"
 
 

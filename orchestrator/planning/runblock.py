@@ -15,6 +15,7 @@ from orchestrator.planning.sections import Tell, line_of
 WORD = "orc"
 MAX_BLOCK = 10_000  # characters: the time of Python's TOML parser grows with the square of a key's dots
 MAX_DEPTH = 10
+TOO_FEW = "The budget is"
 PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -127,7 +128,7 @@ def contradictions(said: Said, parts: Mapping[str, Part], tell: Tell) -> None:
         tell(line, f"The effort is {runs} run(s), the table's parameters make {shown}.")
     allowed = _within(said.table, "budget", "runs")
     if size is not None and type(allowed) is int and allowed < size:
-        tell(at("runs"), f"The budget is {allowed} run(s), the table's parameters make {shown}.")
+        tell(at("runs"), f"{TOO_FEW} {allowed} run(s), the table's parameters make {shown}.")
     if "parameters" in said.table:
         tell(at("parameters"), 'The block has "parameters": the table under "### Parameters to Sweep" is the grid.')
     _hardware(said, at, tell)

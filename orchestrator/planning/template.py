@@ -40,6 +40,16 @@ def strangers(template: str, grid: Grid) -> list[str]:
     return sorted({match[1] for match in _PLACE.finditer(template) if not _shells(match) and match[1] not in grid})
 
 
+def nearly(template: str, name: str) -> str | None:
+    """How the template names a parameter that it has no place for: in braces with something besides, in another case,
+    as a variable of the shell. None where it does not."""
+    word = re.escape(name)
+    braces = rf"\{{\{{?[ \t]*(?:\w+\.)?{word}[ \t]*(?:[:!][^{{}}]{{0,20}})?\}}?\}}"
+    variable = rf"\$(?-i:{word})\b|\$\{{(?-i:{word})\}}"
+    found = re.search(rf"(?<!\$){braces}|(?<!\w)<{word}>|{variable}", template, re.IGNORECASE)
+    return found[0] if found else None
+
+
 def _ours(match: re.Match[str], names: Mapping[str, Any]) -> bool:
     return match[1] in names and not _shells(match)
 

@@ -58,6 +58,22 @@ def test_a_plan_with_problems_or_that_cannot_run_here_is_not_approved_without_a_
     assert (refused.returncode, "it cannot run here as it is" in refused.stderr) == (2, True)
 
 
+def test_a_draft_is_mended_in_its_place_and_a_plan_is_waited_for(orc: Orc, tmp_path: Path) -> None:
+    file = tmp_path / "plan.md"
+    file.write_text(bindable("echo {lr} {sead}"))
+    plan = orc("plan", "save", str(file)).stdout.strip()
+    file.write_text(bindable())
+    saved = orc("plan", "save", "--plan", plan, str(file))
+    assert (saved.stdout.strip(), "did you mean" in saved.stderr) == (plan, False)
+    assert "orc plan approve" in orc("plan", "execute", plan).stderr
+    orc("plan", "approve", "--yes", plan)
+    orc("plan", "execute", plan)
+    waited = orc("wait", plan)
+    assert (waited.returncode, waited.stderr.count("finished")) == (0, 4)
+    nobody = orc("wait", "nope")
+    assert (nobody.returncode, "there is no run, sweep or plan 'nope'" in nobody.stderr) == (2, True)
+
+
 def test_an_amendment_is_named_where_nobody_can_be_asked(orc: Orc, tmp_path: Path) -> None:
     file = tmp_path / "plan.md"
     file.write_text(bindable())

@@ -567,3 +567,12 @@ def test_of_very_many_errors_the_first_are_told(service: InProcess) -> None:
     runs = [{"name": "x", "command": "true", f"field{number}": 1} for number in range(5000)]
     status, problems = service.refused("POST", "/runs/bulk", {"runs": runs})
     assert (status, len(problems), problems[0]["loc"]) == (422, 100, ["body", "runs", 0, "field0"])
+
+
+def test_where_there_is_nothing_is_said_where_to_look(service: InProcess) -> None:
+    assert service.refused("GET", "/run/abc") == (404, "There is nothing at /run/abc: /docs lists all that there is.")
+
+
+def test_a_body_that_is_no_json_is_told_why(service: InProcess) -> None:
+    answer = service.http.post("/runs", content=b"{'name': 1}", headers={"Content-Type": "application/json"})
+    assert "property name enclosed in double quotes" in answer.json()["detail"][0]["msg"]

@@ -368,6 +368,21 @@ def test_a_plan_that_cannot_run_here_is_told_at_once_and_never_approved(
     assert service.refused("POST", f"/plans/{plan['id']}/execute", {"dry_run": True})[0] == 422
 
 
+def test_what_cannot_run_here_is_told_at_any_edit(service: InProcess) -> None:
+    markdown = bindable(more='workdir = "/not/there"')
+    plan = ask(service, "POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": markdown}).json()
+    edited = service.http.patch(f"/plans/{plan['id']}", json={"title": "z"}).json()
+    assert edited["problems"] == plan["problems"] != []
+
+
+def test_a_budget_given_with_the_approval_mends_the_plans_own(service: InProcess) -> None:
+    body = {"title": "x", "goal": "y", "raw_markdown": bindable(budget="runs = 3")}
+    plan = ask(service, "POST", "/plans", body).json()
+    assert "The budget is 3 run(s)" in plan["problems"][0]["message"]
+    assert service.refused("POST", f"/plans/{plan['id']}/approve", {"budget": {"runs": 3}})[0] == 409
+    assert service.post(f"/plans/{plan['id']}/approve", {"budget": {"runs": 4}})["status"] == "approved"
+
+
 def test_what_was_refused_is_allowed_in_one_step(service: InProcess) -> None:
     plan = saved(service, bindable(more="[resources]\ncpus = 1"))
     outside = run_of(plan, "echo lr=0.3 seed=1", resources={"cpus": 2})

@@ -150,12 +150,91 @@ def test_a_completed_plan_lets_what_failed_run_again_within_its_budget(service: 
     assert agent("POST", f"/runs/{run['id']}/rerun").status_code == 403
 
 
-def test_a_run_of_another_plan_is_no_way_into_a_completed_one(service: InProcess, agent: Agent) -> None:
-    over, other = agent.saved(), agent.saved()
-    service.post(f"/plans/{over['id']}/execute", {"auto_start": False})
-    service.post(f"/plans/{over['id']}/complete")
-    run = agent("POST", "/runs", run_of(other)).json()
-    assert agent("POST", "/runs", run_of(over, parent_run_id=run["id"])).status_code == 403
+def failing(service: InProcess, agent: Agent, **execution: Any) -> tuple[Json, Json]:
+    """A plan that is executing, and its run, which has failed."""
+    plan = agent.saved(
+        bindable("exit {lr} {seed}", values="| lr | 3, 4 | |\n| seed | 1 | |", runs=2, budget="runs = 9")
+    )
+    agent("POST", f"/plans/{plan['id']}/execute", execution).raise_for_status()
+    run = service.get("/runs", plan_id=plan["id"])[0]
+    agent("POST", f"/runs/{run['id']}/start").raise_for_status()
+    return plan, service.over(run["id"])
+
+
+def test_a_plan_that_somebody_has_completed_runs_nothing_again(service: InProcess, agent: Agent) -> None:
+    plan, run = failing(service, agent, auto_start=False)
+    service.post(f"/plans/{plan['id']}/complete")
+    assert agent("POST", f"/runs/{run['id']}/rerun").status_code == 403
+
+
+@pytest.mark.parametrize("parent", ["of another plan", "that has not run", "that finished"])
+def test_only_what_failed_of_it_is_a_way_into_a_completed_plan(service: InProcess, agent: Agent, parent: str) -> None:
+    values = "| lr | 1, 3 | |\n| seed | 1 | |"
+    plan = agent.saved(bindable("test {lr} = {seed}", values=values, runs=2, budget="runs = 9"))
+    agent("POST", f"/plans/{plan['id']}/execute").raise_for_status()
+    wait_until(lambda: service.get(f"/plans/{plan['id']}")["status"] == "completed", "the plan's end", 30)
+    if parent == "of another plan":
+        named = failing(service, agent)[1]
+    elif parent == "that has not run":
+        named = service.post("/runs", run_of(plan, "test 3 = 1"))
+    else:
+        [named] = service.get("/runs", plan_id=plan["id"], status="finished")
+    again = run_of(plan, "test 3 = 1")
+    assert agent("POST", "/runs", again | {"parent_run_id": named["id"]}).status_code == 403
+    [failed] = service.get("/runs", plan_id=plan["id"], status="failed")
+    assert agent("POST", "/runs", again | {"parent_run_id": failed["id"]}).status_code == 200
+
+
+def test_a_refusal_that_could_not_be_allowed_is_not_kept_and_spoils_no_other(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved(bindable("echo lr={lr}", values="| lr | 0.1 | |", runs=1))
+    deep: Any = 1
+    for _ in range(98):
+        deep = [deep]
+    told = agent("POST", "/runs", run_of(plan, "echo lr=0.1", sweep_params={"z": deep}))
+    assert (told.status_code, told.json()["refusal"]) == (403, None)
+    other = agent("POST", "/runs", run_of(plan, "id")).json()
+    assert [item["id"] for item in service.get(f"/plans/{plan['id']}/amendments")["refusals"]] == [other["refusal"]]
+
+
+def test_who_tries_again_and_again_is_refused_under_one_number(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved(budget={"wall_time": "0:00:01", "runs": 100_000})
+    agent("POST", f"/plans/{plan['id']}/execute", {"auto_start": False}).raise_for_status()
+    told: list[Json] = []
+
+    def refused_for_two_amounts() -> bool:
+        answer = agent("POST", "/runs", run_of(plan))
+        told.extend([answer.json()] if answer.status_code == 403 else [])
+        return len({str(item["amendment"]) for item in told}) > 1
+
+    wait_until(refused_for_two_amounts, "a later refusal asks for more", 30)
+    assert len({item["refusal"] for item in told}) == 1
+
+
+def test_a_refusal_is_found_by_its_number_however_many_came_after_it(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved()
+    first = agent("POST", "/runs", run_of(plan, "true first")).json()["refusal"]
+    for number in range(25):
+        agent("POST", "/runs", run_of(plan, f"true {number}"))
+    path = f"/plans/{plan['id']}/amendments"
+    assert len(service.get(path)["refusals"]) == 20
+    [found] = service.get(path, refusal=first)["refusals"]
+    assert found["amendment"] == {"exact_commands": ["true first"]}
+
+
+def test_an_amendment_that_was_looked_at_is_made_only_as_it_was_seen(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved(budget={"runs": 9})
+    path = f"/plans/{plan['id']}/amendments"
+    seen = service.post(path, {"budget": {"runs": 12}, "dry_run": True})
+    service.post(path, {"budget": {"runs": 50}})
+    body = {"budget": {"runs": 12}, "approved_hash": seen["approved_hash"]}
+    assert "look again" in service.refused("POST", path, body)[1]
+
+
+def test_a_dry_run_of_an_execution_tells_what_the_plan_would_refuse(service: InProcess, agent: Agent) -> None:
+    plan = agent.saved(budget={"runs": 3})
+    path = f"/plans/{plan['id']}"
+    assert diff_of(agent("POST", f"{path}/execute", {"dry_run": True})) == {"budget.runs": (3, 4)}
+    assert service.get(f"{path}/amendments")["refusals"] == []
 
 
 # -- what a run asks for -----------------------------------------------------------------------------------------------

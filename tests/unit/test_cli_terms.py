@@ -84,8 +84,9 @@ def test_both_commands_have_every_option_and_its_help(name: str) -> None:
     ("words", "text"),
     [
         (["python", "t.py", "--lr={lr}", "{lr}"], "python t.py --lr={lr} {lr}"),
-        (["echo", "a b {lr} {seed}{other}"], "echo 'a b '{lr}' {seed}{other}'"),
-        (["echo", "it's {lr}", ""], "echo 'it'\"'\"'s '{lr} ''"),
+        (["echo", "a b {lr} {seed}"], "echo 'a b {lr} {seed}'"),
+        (["echo", "{lr}{seed}", ""], "echo '{lr}{seed}' ''"),
+        (["bash", "-c", "echo ${lr}"], "bash -c 'echo ${lr}'"),
         (["echo {lr} | tee x"], "echo {lr} | tee x"),
     ],
 )

@@ -319,9 +319,9 @@ def test_a_long_line_of_the_log_is_quoted_at_its_end() -> None:
 def test_what_python_said_last_is_told_with_the_failure() -> None:
     log = "Traceback (most recent call last):\n  File \"t.py\"\nKeyError: 'a'\n\nDuring …\nValueError: lr is 0\nbye\n"
     found = why(reason=Reason.NONZERO_EXIT, error="The command ended with exit code 1.", log=log)
-    assert found.summary == "The command ended with exit code 1. ValueError: lr is 0"
+    assert (found.summary, found.said) == ("The command ended with exit code 1.", "ValueError: lr is 0")
     other = why(reason=Reason.NONZERO_EXIT, error="It ended.", log="Errors: 0\nno ValueError: here\n")
-    assert other.summary == "It ended."
+    assert (other.summary, other.said) == ("It ended.", "no ValueError: here")
 
 
 def test_commands_name_the_run() -> None:

@@ -23,7 +23,7 @@ from orchestrator.errors import AnswerLost, BadInput, OrcError, ServerUnreachabl
         (RequestFailed(404, "Not Found"), "Not Found", "older than this tool"),
         (RequestFailed(404, "There is no token 'x'."), "no token", "list the ids"),
         (RequestFailed(400, "It is finished."), "It is finished.", "status"),
-        (RequestFailed(409, "Mend them.\nline 3: bad"), "line 3: bad", "mend what is named"),
+        (RequestFailed(409, "Mend them.\nline 3: bad"), "line 3: bad", "has been mended"),
         (
             RequestFailed(422, [{"loc": ["body", "a", "b"], "msg": "no", "choices": [1]}]),
             "a.b: no Valid: 1",

@@ -25,7 +25,7 @@ def test_an_environment_is_auto_or_written_out_or_none() -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("Auto", "'auto'"),
+        ("Auto", 'an environment is "auto", or an object such as'),
         ({"venv": "a", "conda": "b"}, "venv and conda exclude each other"),
         ({"uv": True, "conda": "b"}, "conda and uv exclude each other"),
         ({"venv": "a", "conda": "b", "uv": True}, "at most one of venv, conda and uv"),

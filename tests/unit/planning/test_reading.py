@@ -14,13 +14,24 @@ def problems(markdown: str) -> list[tuple[str, str]]:
 
 def test_a_place_that_is_nearly_a_parameters_is_a_problem_at_its_line() -> None:
     found = problems(bindable("python train.py --lr {lr} --seed {sead}"))
-    message = "{sead} in the command is no parameter of the table, it stays so: did you mean seed?"
+    message = "{sead} in the command is no place of a parameter, it stays so: did you mean {seed}?"
     assert found == [('command = """python train.py --lr {lr} --seed {sead}"""', message)]
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["{SEED}", "{ seed }", "{seed:.3f}", "{params.seed}", "<seed>", "$seed", "${seed}", "{seeds}"],
+)
+def test_a_place_that_is_written_otherwise_is_a_problem(written: str) -> None:
+    [(_, message)] = problems(bindable(f"python train.py --lr {{lr}} --seed {written}"))
+    assert message == f"{written} in the command is no place of a parameter, it stays so: did you mean {{seed}}?"
 
 
 @pytest.mark.parametrize(
     "command",
     [
+        "seed=$ORC_PARAM_SEED; echo {lr} $seed",
+        "echo {lr} $SEED ${SEEDS} seed",
         "echo {lr} {seed} {seeds}",  # each parameter has its place: the others are the program's own
         "echo {lr} ${sead}",
         "awk '{print}' {lr}",

@@ -465,6 +465,12 @@ def test_a_second_block_is_a_problem() -> None:
     assert (at, str(BLOCK_AT) in message) == (BLOCK_AT + 4, True)
 
 
+@pytest.mark.parametrize("fence", ["```toml orc\n", "```", "~~~~\n~~~\n", "> ```\n> x\n"])
+def test_a_fence_that_is_never_closed_is_a_problem_at_its_line(fence: str) -> None:
+    found = [line for line, message in told(read(f"{GOOD}\n{fence}")) if "never closed" in message]
+    assert found == [len(GOOD.splitlines()) + 2]
+
+
 def test_a_block_that_lacks_its_mark_is_a_problem() -> None:
     [(line, message)] = told(read(f'{GOOD}\n```toml\ncommand = "a"\n```\n'))
     assert (line, '"```toml orc"' in message) == (len(GOOD.splitlines()) + 2, True)
