@@ -1,9 +1,11 @@
 """What approving a plan would freeze, and what of it cannot be on this machine: worked out outside the writer."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from orchestrator.drafts import RunChecks
+from orchestrator.environments.model import Environment
 from orchestrator.errors import BadInput
 from orchestrator.models import Plan
 from orchestrator.planning import bounds as binding
@@ -79,7 +81,7 @@ def misfits(checks: RunChecks, markdown: str) -> list[dict[str, Any]]:
 
 
 def _terms(checks: RunChecks, found: Reading) -> tuple[binding.Flat | None, list[Problem]]:
-    """What runs of the plan get here, None where that cannot be; and why."""
+    """What runs of the plan get here, None where that cannot be; and what is wrong with it."""
     block = found.block or PlanBlock()
     try:
         workdir = checks.workdir(block.workdir)
@@ -87,7 +89,19 @@ def _terms(checks: RunChecks, found: Reading) -> tuple[binding.Flat | None, list
     except BadInput as error:
         line = found.text.block.line_of(*error.field.split("."))
         return None, [Problem(line, f"This cannot run here: {error.field}: {error.message}")]
-    return binding.flatten(columns, workdir), []
+    return binding.flatten(columns, workdir), _missing(found, block, workdir)
+
+
+def _missing(found: Reading, block: PlanBlock, workdir: str) -> list[Problem]:
+    """A virtualenv that is not there: an earlier run may make it, so it can be approved all the same."""
+    asked = block.environment
+    if not isinstance(asked, Environment) or asked.venv is None:
+        return []
+    path = Path(workdir) / Path(asked.venv).expanduser()
+    if (path / "bin" / "activate").is_file():
+        return []
+    line = found.text.block.line_of("environment", "venv")
+    return [Problem(line, f"There is no virtualenv at {path} now: a run would fail for that.")]
 
 
 def _defaults(block: PlanBlock) -> dict[str, Any]:

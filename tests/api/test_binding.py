@@ -368,6 +368,20 @@ def test_a_plan_that_cannot_run_here_is_told_at_once_and_never_approved(
     assert service.refused("POST", f"/plans/{plan['id']}/execute", {"dry_run": True})[0] == 422
 
 
+def test_a_virtualenv_that_is_not_there_is_told_and_can_be_approved_all_the_same(
+    service: InProcess, tmp_path: Path
+) -> None:
+    markdown = bindable(more=f'environment = {{venv = "{tmp_path}/env"}}')
+    plan = ask(service, "POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": markdown}).json()
+    [problem] = plan["problems"]
+    assert f"There is no virtualenv at {tmp_path}/env now" in problem["message"]
+    assert markdown.splitlines()[problem["line"] - 1].startswith("environment")
+    assert service.refused("POST", f"/plans/{plan['id']}/approve")[0] == 409
+    (tmp_path / "env/bin").mkdir(parents=True)
+    (tmp_path / "env/bin/activate").touch()
+    assert service.post(f"/plans/{plan['id']}/approve")["status"] == "approved"
+
+
 def test_what_cannot_run_here_is_told_at_any_edit(service: InProcess) -> None:
     markdown = bindable(more='workdir = "/not/there"')
     plan = ask(service, "POST", "/plans", {"title": "x", "goal": "y", "raw_markdown": markdown}).json()
