@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
 def test_by_curl_alone(orc: RealServer, files: Path) -> None:
     token = agent_token(orc, f"agent-{uuid4().hex[:8]}")
     report = drive(Curl(orc, token["header_file"]), orc, files)
-    assert "| GPU-hours | 1 GPU each | 1 |" in report
+    assert "| resources | 1 GPU each |" in report
 
 
 def test_by_an_mcp_client_over_stdio(orc: RealServer, files: Path) -> None:
