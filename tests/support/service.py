@@ -148,12 +148,19 @@ class RealServer(Calls):
                 group=self.uid,
                 extra_groups=[] if self.uid is not None else None,
             )
+        try:
+            self._until_ready()
+        except BaseException:
+            self.stop()  # no fixture does: it never had it
+            raise
+        return self
+
+    def _until_ready(self) -> None:
         url = wait_until(self._url, f"the server of {self.home}: {self.words()}", 60)
         headers = {"X-Auth-Token": (self.home / "token").read_text().strip()}
         self.http.close()
         self.http = httpx2.Client(base_url=url, headers=headers, timeout=60.0, trust_env=False)
         wait_until(lambda: self.get("/cluster")["cluster"]["source"] != "unset", "the first detection")
-        return self
 
     def _url(self) -> str | None:
         assert self.process is not None
