@@ -148,7 +148,7 @@ class Reconciler:
         going = [run for run in live if run.id not in gone]
         self._cancel(executor, [run for run in going if run.stop_requested_at is not None])
         if waiting:
-            self._steering.carry_out(name, going)
+            self._steering.carry_out(name, going, {run.id for run, made in moves if made is not None})
             self._steering.throttle(name, going)
             self._steering.end_strays(name, live)
         if any(run.lease_gpus for run in ending):

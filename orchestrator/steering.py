@@ -2,7 +2,7 @@
 carried out many at once, and believed only when the executor's own look confirms them."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -24,30 +24,34 @@ class Steering:
     def __init__(self, db: Database, executors: dict[str, Executor]) -> None:
         self._db = db
         self._executors = executors
-        self._asked: dict[tuple[str, str, int], float] = {}
+        self._asked: dict[str, dict[tuple[str, str, int], float]] = {}  # by executor: each has a look of its own
 
-    def carry_out(self, name: str, live: Sequence[Glance]) -> None:
-        """Every wish of these runs that is not confirmed yet."""
+    def carry_out(self, name: str, live: Sequence[Glance], moved: Set[str] = frozenset()) -> None:
+        """Every wish of these runs that is not confirmed yet. ``moved``: those whose wishes may be fulfilled by a move
+        of this very look, so that they are asked for by the next."""
         wishing = [run for run in live if run.wishes and run.stop_requested_at is None]
         waited = {run.id for run in wishing}
-        self._asked = {asked: at for asked, at in self._asked.items() if asked[0] in waited}
+        self._asked[name] = {asked: at for asked, at in self._asked.get(name, {}).items() if asked[0] in waited}
         for action in ACTIONS:
-            wanted = [run for run in wishing if action in run.wishes]
+            wanted = [run for run in wishing if action in run.wishes and run.id not in moved]
             if wanted:
-                self._one(self._executors[name], action, wanted)
+                self._one(name, action, wanted)
 
-    def _one(self, executor: Executor, action: Action, wanted: Sequence[Glance]) -> None:
-        now = time.monotonic()
+    def _one(self, name: str, action: Action, wanted: Sequence[Glance]) -> None:
+        executor, asked, now = self._executors[name], self._asked[name], time.monotonic()
         seen = {run.id: told for run in wanted if (told := executor.confirms(action, watched_of(run), run.priority))}
         due = [
             run
             for run in wanted
-            if run.id not in seen and now - self._asked.get((run.id, action, run.priority), -ASK_AGAIN) >= ASK_AGAIN
+            if run.id not in seen and now - asked.get((run.id, action, run.priority), -ASK_AGAIN) >= ASK_AGAIN
         ]
         said = executor.steer(action, [(watched_of(run), run.priority) for run in due]) if due else {}
-        self._asked |= {(run.id, action, run.priority): now for run in due if run.id in said}
+        asked |= {(run.id, action, run.priority): now for run in due if run.id in said}
         refused = {run_id: told for run_id, told in said.items() if told.refused}
         self._settle(action, {run.id: run.priority for run in wanted}, seen | refused)
+        for run in wanted:
+            if run.id in seen or run.id in refused:
+                asked.pop((run.id, action, run.priority), None)
         sent = {run_id: told.words for run_id, told in said.items() if not told.refused}
         if sent:
             self._db.write(
@@ -72,8 +76,6 @@ class Steering:
                 change(session, run, SERVICE, f"run.{action}", f"run:{run_id}", fields, told.words)
 
         self._db.write(write)
-        for run_id in settled:
-            self._asked.pop((run_id, action, priorities[run_id]), None)
 
     # -- how many of a sweep at once ---------------------------------------------------------------------------------
 

@@ -86,6 +86,8 @@ class Steer:
             row = self._row(key)
             if row is None or (action == "priority" and _held(row)):
                 continue  # another Nice of a held job would release it: after the release, then
+            if action == "requeue" and row.phase is Phase.PENDING:
+                continue  # it has been: a second order would reach, and end, the attempt that follows
             groups.setdefault(priority if action == "priority" else 0, {})[key] = item.run_id
         said: dict[str, Told] = {}
         for priority, due in groups.items():

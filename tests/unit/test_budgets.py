@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import pytest
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from orchestrator.access import Identity
 from orchestrator.admission import Admission, gpu_seconds, spent
@@ -185,7 +185,7 @@ def test_a_budget_that_runs_out_is_warned_of_once(database: Database) -> None:
 
 def standing(database: Database) -> list[tuple[str, str]]:
     with database.read() as session:
-        alerts = session.exec(select(Alert).order_by(Alert.seq)).all()  # type: ignore[arg-type]
+        alerts = session.exec(select(Alert).order_by(col(Alert.seq))).all()
         return [(alert.severity, alert.status) for alert in alerts]
 
 

@@ -163,3 +163,9 @@ def test_nothing_is_ordered_while_slurm_gives_no_answer(scene: Scene) -> None:
     assert scene.steer.steer("hold", [item()]) == {}
     assert scene.steer.cancel({("orc-1", None): "r1"}) == {}
     assert scene.gate.calls == []
+
+
+def test_a_job_that_waits_is_not_requeued_once_more(scene: Scene) -> None:
+    scene.show(row(state="PENDING"))
+    assert scene.steer.steer("requeue", [item()]) == {}
+    assert scene.gate.calls == []
