@@ -193,7 +193,7 @@ def amend(
             before, after = (_shown(item[part]) for part in ("plan", "asked"))
             say(f"  {visible(item['field'])}: {after} {_before(item, before)}")
         _sure(f"Allow this under plan {plan_id}?", yes=yes)
-        body |= {"reason": reason, "approved_hash": would["approved_hash"]}
+        body |= {"reason": reason, "approved_hash": would["approved_hash"], "dry_run": False}
         amended = orc.advance_plan(plan_id, "amendments", body)
         _tell(amended, as_json=as_json)
         if amended["status"] == "completed":

@@ -246,7 +246,7 @@ def rerun(
     """Runs a run again, as a new one; what is said of its resources goes over what it asked for."""
     said = resources_of(gpus, cpus, time, resource)
     with Client() as orc:
-        run = _run_or_sweep(orc, item)
+        run = _run(orc, item)
         if run is None:
             if command or fix or said:
                 usage(
@@ -269,14 +269,13 @@ def rerun(
         print(made["id"])
 
 
-def _run_or_sweep(orc: Client, item: str) -> dict[str, Any] | None:
-    """The run; None for a sweep."""
+def _run(orc: Client, item: str) -> dict[str, Any] | None:
+    """The run; None where there is none of that id: it may be a sweep's."""
     try:
         return orc.run(item)
     except RequestFailed as error:
         if error.status != 404:
             raise
-        orc.sweep(item)
         return None
 
 
@@ -325,11 +324,9 @@ def wait(
 
 
 def _members(orc: Client, item: str) -> list[str]:
-    try:
-        return [str(orc.run(item)["id"])]
-    except RequestFailed as error:
-        if error.status != 404:
-            raise
+    run = _run(orc, item)
+    if run is not None:
+        return [str(run["id"])]
     try:
         return list(orc.sweep(item)["run_ids"])
     except RequestFailed as error:

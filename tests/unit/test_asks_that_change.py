@@ -128,7 +128,7 @@ def test_a_run_whose_priority_changed_before_it_went_out_has_that_niceness(datab
     stored(database, run("a", "100M"), run("b", "100M"), run("c", "100M", status="ready"), run("d", "100M"))
     me = Identity("me", frozenset({"admin"}))
     for run_id, priority in (("b", -7), ("c", -7), ("d", 7)):
-        database.write(lambda session: wishes.prioritise(session, run_id, priority, me))  # noqa: B023
+        database.write(lambda session: wishes.prioritise(session, run_id, priority, me))  # noqa: B023  (called at once)
     database.write(lambda session: wishes.queue(session, "c", me, allow_queued=False))
     assert handed_over(database, 4) == [[("b", 100, 7), ("c", 100, 7)], [("d", 100, 0), ("a", 100, 0)]]
 
