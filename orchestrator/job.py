@@ -46,6 +46,7 @@ def main(argv: "list[str]") -> int:
         job.refuse(error)
         return 1
     job.post_witness()
+    job.write_started()
     job.watch()
     job.finish()
     return job.exit_status()
@@ -264,6 +265,7 @@ class Job:
         self.hand_on_at = None  # type: float | None
         self.witness = 0
         self.witness_told = False
+        self.witness_counts = True
         self.peak = 0
         self.clock = 0.0
         self.started_at = 0.0
@@ -372,7 +374,6 @@ class Job:
         os.close(log)
         os.close(nothing)
         os.chdir("/")
-        self.write_started()
 
     def refuse(self, error: Exception) -> None:
         """The command could not even be started."""
@@ -407,6 +408,8 @@ class Job:
             self.witness = spawn([shell, "--noprofile", "--norc", "-c", "read"], {}, reading, nothing)
         except OSError:
             pass  # no process to be had: TERM is then handed on to all
+        # Told while it was started, it may have been in our own process group still: then it tells nothing.
+        self.witness_counts = not signal.sigpending() & set(STOPPING)
         os.close(reading)
         os.close(nothing)
 
@@ -532,7 +535,8 @@ class Job:
                 self.ended_at = time.time()
             elif pid == self.witness:
                 self.witness = 0
-                self.witness_told = os.WIFSIGNALED(status) and os.WTERMSIG(status) in STOPPING
+                told = os.WIFSIGNALED(status) and os.WTERMSIG(status) in STOPPING
+                self.witness_told = told and self.witness_counts
                 self.hand_on_at = None if self.witness_told else self.hand_on_at
 
     # -- the end ---------------------------------------------------------------------------------------------------
@@ -622,9 +626,15 @@ class Rank:
             become_subreaper()
         except (OSError, ImportError):
             pass  # what leaves the task's tree is then not counted
+        pipe = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self.become_task(before)
+            self.become_task(before, pipe)
+        # What came before the fork the task has not got, and srun sends its TERM once. What both have got it gets once
+        # all the same, as it blocks it still.
+        for number in signal.sigpending() - {signal.SIGCHLD}:
+            signal_all([pid], number)
+        os.close(pipe[1])
         status = self.watch(pid)
         try:
             self.write()
@@ -634,11 +644,13 @@ class Rank:
             end_of(os.WTERMSIG(status))
         return os.WEXITSTATUS(status)
 
-    def become_task(self, mask: "set[int]") -> None:
-        """In the child."""
+    def become_task(self, mask: "set[int]", pipe: "tuple[int, int]") -> None:
+        """In the child, once it has every signal that this process got before there was one."""
         try:
             for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
                 signal.signal(number, signal.SIG_DFL)
+            os.close(pipe[1])
+            os.read(pipe[0], 1)  # until that process has closed its end, or is gone
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.execv(self.argv[0], self.argv)
         finally:

@@ -101,12 +101,18 @@ def stop_sleepers(server: RealServer, sweeps: list[dict[str, Any]], slurm: Slurm
     faults = trouble(slurm)
     deadline = time.monotonic() + 800
     while (over := ended(server, sweeps)) < RUNS:
-        assert time.monotonic() < deadline, progress(server, sweeps)
+        assert time.monotonic() < deadline, (progress(server, sweeps), state_of(slurm))
         faults.send(over)
         for run in [run for run in sleepers if server.status(run) == "running"]:
             server.post(f"/runs/{run}/stop")
             sleepers.discard(run)
         time.sleep(0.2)  # the loop's own pace
+
+
+def state_of(slurm: Slurm) -> str:
+    """What the cluster says of its nodes and of the jobs that it has."""
+    nodes = slurm.run("sinfo", "-h", "-N", "-o", "%N %T %E").stdout
+    return str(nodes + slurm.run("squeue", "-h", "-o", "%i %T %r %l %D %b").stdout)
 
 
 def trouble(slurm: Slurm) -> Any:

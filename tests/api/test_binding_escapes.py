@@ -142,7 +142,7 @@ def test_a_completed_plan_lets_what_failed_run_again_within_its_budget(service: 
     assert (another.status_code, "but for reruns" in another.json()["detail"]) == (403, True)
     other_command = agent("POST", f"/runs/{run['id']}/rerun", {"command": "exit 0 1"})
     assert set(diff_of(other_command)) == {"parameters.lr"}
-    again = agent("POST", f"/runs/{run['id']}/rerun").json()  # made, and started by itself
+    again = agent("POST", f"/runs/{run['id']}/rerun").json()  # made; to start it is a call of its own
     agent("POST", f"/runs/{again['id']}/start").raise_for_status()
     assert service.over(again["id"])["parent_run_id"] == run["id"]
     assert diff_of(agent("POST", f"/runs/{run['id']}/rerun")) == {"budget.runs": (2, 3)}
@@ -150,19 +150,19 @@ def test_a_completed_plan_lets_what_failed_run_again_within_its_budget(service: 
     assert agent("POST", f"/runs/{run['id']}/rerun").status_code == 403
 
 
-def failing(service: InProcess, agent: Agent, **execution: Any) -> tuple[Json, Json]:
-    """A plan that is executing, and its run, which has failed."""
+def failing(service: InProcess, agent: Agent) -> tuple[Json, Json]:
+    """A plan that is executing, and its one run that was started, which has failed."""
     plan = agent.saved(
         bindable("exit {lr} {seed}", values="| lr | 3, 4 | |\n| seed | 1 | |", runs=2, budget="runs = 9")
     )
-    agent("POST", f"/plans/{plan['id']}/execute", execution).raise_for_status()
+    agent("POST", f"/plans/{plan['id']}/execute", {"auto_start": False}).raise_for_status()
     run = service.get("/runs", plan_id=plan["id"])[0]
     agent("POST", f"/runs/{run['id']}/start").raise_for_status()
     return plan, service.over(run["id"])
 
 
 def test_a_plan_that_somebody_has_completed_runs_nothing_again(service: InProcess, agent: Agent) -> None:
-    plan, run = failing(service, agent, auto_start=False)
+    plan, run = failing(service, agent)
     service.post(f"/plans/{plan['id']}/complete")
     assert agent("POST", f"/runs/{run['id']}/rerun").status_code == 403
 

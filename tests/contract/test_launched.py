@@ -31,8 +31,11 @@ def test_the_use_of_a_run_on_two_nodes_is_that_of_its_tasks(orc: RealServer, fil
     assert 160 << 20 <= run["peak_memory_bytes"] < 230 << 20  # of the node that used more
 
 
-def test_the_use_of_a_run_is_unknown_where_a_task_was_killed(orc: RealServer) -> None:
-    command = "[ $RANK = 0 ] && sleep 300 || kill -9 $PPID; exit 3"
+def test_the_use_of_a_run_is_unknown_where_a_task_was_killed(orc: RealServer, files: Path) -> None:
+    # The other is there before: Slurm tells no node to end a step's task that it is still starting.
+    command = (
+        f"[ $RANK = 0 ] && {{ touch {files}/there; sleep 300; }}; {until_file(files / 'there')}; kill -9 $PPID; exit 3"
+    )
     run = orc.over(orc.run(command, resources=TWO_NODES, launch="env")["id"], 60)
     assert run["status"] == "failed"
     assert (run["cpu_seconds"], run["peak_memory_bytes"]) == (None, None)

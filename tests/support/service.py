@@ -59,14 +59,15 @@ class Calls:
     def until(self, run_id: str, *statuses: str, seconds: float = 30.0) -> Json:
         """The run once it has one of these statuses; another end than those fails at once."""
 
-        def there() -> Json | None:
-            found = dict(self.get(f"/runs/{run_id}"))
-            if found["status"] not in statuses:
-                assert found["status"] not in TERMINAL, found
-                return None
-            return found
+        seen: Json = {}
 
-        return wait_until(there, f"run {run_id} {'/'.join(statuses)}", seconds)
+        def there() -> bool:
+            seen.update(self.get(f"/runs/{run_id}"))
+            assert seen["status"] in statuses or seen["status"] not in TERMINAL, seen
+            return seen["status"] in statuses
+
+        wait_until(there, lambda: f"{'/'.join(statuses)}: {seen}", seconds)
+        return seen
 
     def over(self, run_id: str, seconds: float = 30.0) -> Json:
         """The run once it is over, however."""
@@ -75,11 +76,14 @@ class Calls:
     def until_plan(self, plan_id: str, status: str, seconds: float = 30.0) -> Json:
         """The plan once it has this status."""
 
-        def there() -> Json | None:
-            found = dict(self.get(f"/plans/{plan_id}"))
-            return found if found["status"] == status else None
+        seen: Json = {}
 
-        return wait_until(there, f"plan {plan_id} {status}", seconds)
+        def there() -> bool:
+            seen.update(self.get(f"/plans/{plan_id}"))
+            return bool(seen["status"] == status)
+
+        wait_until(there, lambda: f"{status}: {seen}", seconds)
+        return seen
 
     def log(self, run_id: str) -> str:
         """A run's whole log (at most 100 KiB)."""

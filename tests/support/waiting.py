@@ -7,12 +7,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T | None], what: str = "", seconds: float = 30.0) -> T:
-    """The condition's first true answer. Fails with ``what`` when there is none in time."""
+def wait_until(condition: Callable[[], T | None], what: str | Callable[[], str] = "", seconds: float = 30.0) -> T:
+    """The condition's first true answer. Fails with ``what`` (as it is then) when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
         found = condition()
         if found:
             return found
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what or condition}"
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {(what() if callable(what) else what) or condition}")
         time.sleep(0.02)

@@ -342,6 +342,23 @@ def test_a_term_to_a_process_group_is_handed_on_to_the_commands_own(tmp_path: Pa
     assert (_said(run), run.record()["code"]) == (["ready", "told"], 4)
 
 
+def test_a_term_that_comes_while_the_witness_is_started_is_handed_on(tmp_path: Path) -> None:
+    """It may have been in job.py's own process group then, which is not the command's."""
+    run = Attempt(tmp_path, f"trap 'echo told; exit 4' TERM; echo ready; {WAIT}", grace="20")
+    source = (
+        f"import os, signal, sys\nsys.path.insert(0, {str(Path(str(job.__file__)).parent)!r})\nimport job\n"
+        "def early(words, *others):\n"
+        "    pid = spawn(words, *others)\n"
+        "    for told in [pid, os.getpid()] if words[-1] == 'read' else []:\n"
+        "        os.kill(told, signal.SIGTERM)\n"
+        "    return pid\n"
+        "spawn, job.spawn = job.spawn, early\n"
+        f"sys.exit(job.main(['job.py', {str(run.run_dir.path)!r}, '1']))"
+    )
+    subprocess.run([sys.executable, "-IS", "-c", source], env={"SLURM_JOB_ID": "15"}, timeout=30, check=False)
+    assert (_said(run), run.record()["code"]) == (["ready", "told"], 4)
+
+
 def test_a_witness_that_ended_otherwise_keeps_no_term_back(tmp_path: Path) -> None:
     run = Attempt(tmp_path, f"trap 'echo told; exit 4' TERM; echo ready; {WAIT}", grace="20")
     process = run.start()

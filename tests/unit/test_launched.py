@@ -287,6 +287,21 @@ def test_a_signal_to_the_process_group_reaches_the_task_once_and_its_record_is_l
     assert rank.record()["tasks"] == 4
 
 
+def test_a_signal_that_comes_before_there_is_a_task_reaches_it(tmp_path: Path) -> None:
+    """As with a step that srun ends while its last task is still being started: it is told once."""
+    source = (
+        f"import os, signal, sys\nsys.path.insert(0, {str(Path(str(job.__file__)).parent)!r})\nimport job\n"
+        "job.become_subreaper = lambda: os.killpg(0, signal.SIGTERM)\n"
+        f"sys.exit(job.Rank({str(tmp_path / 'ranks')!r}, ['/bin/bash', '-c', 'sleep 300']).run())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-IS", "-c", source], start_new_session=True, env={"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}
+    )
+    STARTED.append(process)
+    assert process.wait(30) == -signal.SIGTERM
+    assert (tmp_path / "ranks" / "3.json").exists()
+
+
 def test_a_task_sees_the_signals_that_it_would_see_alone(tmp_path: Path) -> None:
     status, said = Rank(tmp_path, "grep -E '^Sig(Ign|Blk)' /proc/self/status").end()
     internal = 0x180000000  # signals 32 and 33, which the C library keeps for itself
