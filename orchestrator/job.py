@@ -11,6 +11,10 @@ import signal
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 ALLOCATED = (b"SLURM", b"CUDA_", b"ROCR_", b"HIP_", b"GPU_DEVICE", b"ZE_AFFINITY", b"PMI", b"TMPDIR")
@@ -621,6 +625,9 @@ class Rank:
         self.peak = 0
 
     def run(self) -> int:
+        if self.another_failed():
+            sys.stderr.write("Another task of this step has failed: this one is not started.\n")
+            return 1
         before = signal.pthread_sigmask(signal.SIG_BLOCK, list(signal.Signals))
         try:
             become_subreaper()
@@ -637,12 +644,20 @@ class Rank:
         os.close(pipe[1])
         status = self.watch(pid)
         try:
-            self.write()
+            self.write(status)
         except OSError:
             pass  # the use of the run is then unknown
         if os.WIFSIGNALED(status):
             end_of(os.WTERMSIG(status))
         return os.WEXITSTATUS(status)
+
+    def another_failed(self) -> bool:
+        """srun has ended the step then; but Slurm (22.05) tells no node that has yet to start its tasks, which would
+        wait for the others until the time limit."""
+        try:
+            return any(record.get("failed") for record in records_of_ranks(self.folder))
+        except (OSError, ValueError):
+            return False  # nobody has left a record
 
     def become_task(self, mask: "set[int]", pipe: "tuple[int, int]") -> None:
         """In the child, once it has every signal that this process got before there was one."""
@@ -670,7 +685,7 @@ class Rank:
                 spacing = min(LONGEST_SAMPLE, spacing * 1.5)
                 sample_at = time.monotonic() + spacing
 
-    def write(self) -> None:
+    def write(self, status: int) -> None:
         import json
 
         peak, seconds = use_of_children(self.peak)
@@ -679,6 +694,7 @@ class Rank:
             "tasks": int(os.environ["SLURM_NTASKS"]),
             "peak_memory_bytes": peak,
             "cpu_seconds": seconds,
+            "failed": status != 0,
         }
         os.makedirs(self.folder, 0o700, exist_ok=True)
         path = os.path.join(self.folder, os.environ["SLURM_PROCID"] + ".json")
@@ -713,14 +729,8 @@ def use_of_ranks(folder: str) -> "tuple[int | None, float | None]":
 
     One that was killed leaves none, nor one in a container without Python; a part of the sum would be a wrong number.
     """
-    import json
-
     try:
-        records = []
-        for name in os.listdir(folder):
-            if name.endswith(".json"):
-                with open(os.path.join(folder, name)) as file:
-                    records.append(json.load(file))
+        records = records_of_ranks(folder)
     except (OSError, ValueError):
         return None, None
     if not records or len(records) != records[0]["tasks"]:
@@ -729,6 +739,17 @@ def use_of_ranks(folder: str) -> "tuple[int | None, float | None]":
     for record in records:
         nodes[record["node"]] = nodes.get(record["node"], 0) + record["peak_memory_bytes"]
     return max(nodes.values()), round(sum(record["cpu_seconds"] for record in records), 3)
+
+
+def records_of_ranks(folder: str) -> "list[dict[str, Any]]":
+    import json
+
+    records = []
+    for name in os.listdir(folder):
+        if name.endswith(".json"):
+            with open(os.path.join(folder, name)) as file:
+                records.append(json.load(file))
+    return records
 
 
 def end_of(number: int) -> None:

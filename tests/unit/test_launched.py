@@ -302,6 +302,16 @@ def test_a_signal_that_comes_before_there_is_a_task_reaches_it(tmp_path: Path) -
     assert (tmp_path / "ranks" / "3.json").exists()
 
 
+@pytest.mark.parametrize("ending", ["exit 3", "kill -9 $$"])
+def test_a_task_that_starts_after_another_has_failed_ends_at_once(tmp_path: Path, ending: str) -> None:
+    """Slurm does not end the step on a node that has yet to start its tasks."""
+    Rank(tmp_path, "exit 0").end()
+    assert Rank(tmp_path, "echo runs").end() == (0, "runs\n")
+    Rank(tmp_path, ending).end()
+    status, said = Rank(tmp_path, "echo runs").end()
+    assert (status, "runs" in said, "has failed" in said) == (1, False, True)
+
+
 def test_a_task_sees_the_signals_that_it_would_see_alone(tmp_path: Path) -> None:
     status, said = Rank(tmp_path, "grep -E '^Sig(Ign|Blk)' /proc/self/status").end()
     internal = 0x180000000  # signals 32 and 33, which the C library keeps for itself
