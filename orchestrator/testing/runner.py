@@ -67,6 +67,7 @@ class LocalRunner:
             "stderr": expand(stderr_pattern(job), job, node),
             "append": job.request.open_mode == "append",
             "contain": self.cluster.contain_processes,
+            "kill_wait": self.cluster.kill_wait,
         }
 
     def keep(self, job_id: int, script: str) -> str:

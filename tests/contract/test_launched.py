@@ -41,6 +41,13 @@ def test_the_use_of_a_run_is_unknown_where_a_task_was_killed(orc: RealServer, fi
     assert (run["cpu_seconds"], run["peak_memory_bytes"]) == (None, None)
 
 
+def test_a_task_that_ignores_term_is_killed_once_another_has_failed(orc: RealServer, files: Path) -> None:
+    ignores = f"trap '' TERM; touch {files}/there; while :; do sleep 0.1; done"
+    command = f"[ $RANK = 0 ] && {{ {ignores}; }}; {until_file(files / 'there')}; exit 3"
+    run = orc.over(orc.run(command, resources=TWO_NODES, launch="env")["id"], 60)
+    assert (run["status"], run["exit_code"]) == ("failed", 137)  # srun's: the highest of its tasks'
+
+
 @pytest.mark.parametrize("code", [0, 5])
 def test_a_task_ends_as_its_command_does(orc: RealServer, code: int) -> None:
     asked = TWO_NODES | {"nodes": 1}  # of two, the first that fails has srun end the other

@@ -6,6 +6,7 @@ https://slurm.schedmd.com/srun.html
 
 import contextlib
 import json
+import math
 import os
 import resource
 import shutil
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -58,19 +60,19 @@ def run(folder: str, argv: Sequence[str]) -> int:
         sys.stderr.write("srun: fatal: No command given to execute.\n")
         return 1
     try:
-        shares = [Share(**share) for share in json.loads((Path(launch) / "launch.json").read_text())["shares"]]
-        tasks = lay_out(given, os.environ, shares)
+        described = json.loads((Path(launch) / "launch.json").read_text())
+        tasks = lay_out(given, os.environ, [Share(**share) for share in described["shares"]])
     except (Refused, BadGres) as error:
         sys.stderr.write(f"srun: error: Unable to create step for job {os.environ['SLURM_JOB_ID']}: {error}\n")
         return 1
-    return _Running(folder, Path(launch), given, tasks).run()
+    return _Running(folder, Path(launch), given, tasks, float(described["kill_wait"])).run()
 
 
 class _Running:
     """The step while it runs."""
 
-    def __init__(self, folder: str, launch: Path, given: Arguments, tasks: Sequence[Task]) -> None:
-        self.folder, self.launch, self.given = folder, launch, given
+    def __init__(self, folder: str, launch: Path, given: Arguments, tasks: Sequence[Task], kill_wait: float) -> None:
+        self.folder, self.launch, self.given, self.kill_wait = folder, launch, given, kill_wait
         self.step = Step(self._begin(tasks), tasks)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.threads: list[threading.Thread] = []
@@ -157,16 +159,19 @@ class _Running:
         return Path(path).open("ab")
 
     def _wait(self) -> list[int]:
-        """The tasks' return codes. With --kill-on-bad-exit the first failure ends the others."""
+        """The tasks' return codes. With --kill-on-bad-exit the first failure ends the others: KILL after KillWait."""
         bad_exit = "kill-on-bad-exit" in self.given and self.given.get("kill-on-bad-exit") != "0"
-        left = list(self.processes)
+        left, kill_at = list(self.processes), math.inf
         while left:
             for process in list(left):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     code = process.wait(TASK_LOOK_SECONDS)
                     left.remove(process)
-                    if code and bad_exit:
+                    if code and bad_exit and kill_at == math.inf:
                         self._pass_on(signal.SIGTERM)
+                        kill_at = time.monotonic() + self.kill_wait
+            if time.monotonic() >= kill_at:
+                _signal_trees(left, signal.SIGKILL)
         return [process.returncode for process in self.processes]
 
     def _pass_on(self, number: int, *_: object) -> None:
@@ -176,10 +181,7 @@ class _Running:
 
     def _pass_to_all(self, number: int, *_: object) -> None:
         """To every process of the tasks, as slurmstepd gives out what srun hands on."""
-        for task in self.processes:
-            for pid in (task.pid, *descendants(task.pid)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+        _signal_trees(self.processes, number)
 
     def _finish(self, codes: Sequence[int]) -> None:
         sys.stderr.write(_complaints(self.step, codes))
@@ -187,6 +189,13 @@ class _Running:
         worst = max((_wait_status(code) for code in codes), default=0)
         values = {"step_id": self.step.step_id, "status": worst, "max_rss": usage.ru_maxrss * 1024}
         self._control({**values, "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3)})
+
+
+def _signal_trees(tasks: Sequence["subprocess.Popen[bytes]"], number: int) -> None:
+    for task in tasks:
+        for pid in (task.pid, *descendants(task.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 def _complaints(step: Step, codes: Sequence[int]) -> str:
