@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from orchestrator import amendments
 from orchestrator.errors import BadInput, Conflict, OrcError, OutsidePlan, Unauthorized
@@ -95,6 +96,13 @@ def _keep(request: Request, error: OutsidePlan) -> None:
         log.exception("a refusal could not be kept")
 
 
+def _methods(request: Request) -> list[str]:
+    """What this path can be asked with, all its routes together; the router names those of the first alone."""
+    paths = request.app.openapi()["paths"]
+    there = [item for path, item in paths.items() if compile_path(path)[0].match(request.url.path)]
+    return sorted({method.upper() for item in there for method in item})
+
+
 def install(app: FastAPI) -> None:
     """The one place where errors become answers."""
 
@@ -130,7 +138,10 @@ def install(app: FastAPI) -> None:
         if error.status_code == 400 and error.detail == UNREADABLE:
             item = {"loc": ["body"], "msg": "The body cannot be read as JSON.", "type": "json_invalid"}
             return Json({"detail": [item]}, 422)
-        detail = error.detail
+        detail, headers, path = error.detail, error.headers or {}, request.url.path[:200]
         if (error.status_code, detail) == (404, "Not Found"):
-            detail = f"There is nothing at {request.url.path[:200]}: /docs lists all that there is."
-        return Json({"detail": detail}, error.status_code, dict(error.headers or {}))
+            detail = f"There is nothing at {path}: /docs lists all that there is."
+        if (error.status_code, detail) == (405, "Method Not Allowed"):
+            allowed = ", ".join(_methods(request)) or headers.get("Allow", "")
+            detail, headers = f"{path} knows {allowed}, not {request.method[:20]}.", {"Allow": allowed}
+        return Json({"detail": detail}, error.status_code, dict(headers))

@@ -1,9 +1,11 @@
 """The entry: splits off what follows ``--``, and turns errors into words and exit codes."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+from orchestrator import __version__
 from orchestrator.cli import (
     alerts,
     emulate,
@@ -36,6 +38,20 @@ app.add_typer(alerts.one, name="alert")
 app.add_typer(gpu.app, name="gpu")
 app.add_typer(tokens.app, name="token")
 app.add_typer(skills.app, name="skill")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"orc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and do no more.")
+    ] = False,
+) -> None: ...
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -144,15 +144,14 @@ def trouble(slurm: Slurm) -> Any:
 def check(server: RealServer, sweeps: list[dict[str, Any]], marks: Path, slurm: Slurm) -> None:
     """Every run as it must be, executed once per attempt, and as slurmdbd tells."""
     wrong: list[tuple[Any, ...]] = []
-    records = states_of_jobs(slurm)
+    runs = {run: server.get(f"/runs/{run}") for sweep in sweeps for run in sweep["run_ids"]}
+    records = states_of_jobs(slurm, {job_name(run) for run in runs.values()})
     for sweep in sweeps:
         for number, run_id in enumerate(sweep["run_ids"]):
-            run = server.get(f"/runs/{run_id}")
+            run = runs[run_id]
             path = marks / run_id
             executed = path.read_text().split() if path.exists() else []
-            scheduler = run["scheduler"]
-            index = scheduler["array_index"]
-            states = records.get(f"{scheduler['job_id']}{'' if index is None else f'_{index}'}", [])
+            states = records[job_name(run)]
             if run["status"] != expected(number) or len(executed) != len(set(executed)):
                 wrong.append((number, run["status"], run["reason"], run["error"], executed))
             elif not (as_recorded(run, states) or superseded(run, states, server.events(run_id))):
@@ -172,15 +171,23 @@ def superseded(run: dict[str, Any], states: list[str], events: list[dict[str, An
     return stray and run["status"] == "finished" and states[-2:] == ["NODE_FAIL", "CANCELLED"]
 
 
-def states_of_jobs(slurm: Slurm) -> dict[str, list[str]]:
-    """The states in which each job and array task has ended, requeues included, once slurmdbd has them all."""
+def job_name(run: dict[str, Any]) -> str:
+    """The run's job or array task, as sacct names it."""
+    scheduler = run["scheduler"]
+    index = scheduler["array_index"]
+    return str(scheduler["job_id"]) + ("" if index is None else f"_{index}")
+
+
+def states_of_jobs(slurm: Slurm, jobs: set[str]) -> dict[str, list[str]]:
+    """The states in which each job and array task has ended, requeues included, once slurmdbd has all of ``jobs``."""
 
     def settled() -> dict[str, list[str]] | None:
         lines = slurm.run("sacct", "-X", "-D", "-n", "-P", "-S", "now-2hours", "-o", "JobID,State").stdout.splitlines()
         found: dict[str, list[str]] = {}
         for job, _, state in (line.partition("|") for line in lines):
             found.setdefault(job, []).append(state.split()[0])
-        return None if any({"RUNNING", "PENDING"} & set(states[-1:]) for states in found.values()) else found
+        going = any({"RUNNING", "PENDING"} & set(states[-1:]) for states in found.values())
+        return None if going or not jobs <= found.keys() else found
 
     return wait_until(settled, "slurmdbd knows the ends", 60)
 

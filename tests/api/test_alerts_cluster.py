@@ -85,23 +85,23 @@ def test_an_alert_is_a_warning_unless_it_says_otherwise(service: InProcess) -> N
 
 def test_a_choice_that_was_not_offered_is_answered_with_those_that_were(service: InProcess) -> None:
     alert_id = warn(service, make(service))
-    before = service.get("/alerts"), service.get("/events/latest", limit=1)
+    before = service.get("/alerts"), service.journal()
     status, detail = service.refused("POST", f"/alerts/{alert_id}/respond", {"choice": "Stop"})
     assert status == 422
     assert detail[0]["choices"] == ["stop", "go on"]
     assert detail[0]["loc"] == ["body", "choice"]
-    assert (service.get("/alerts"), service.get("/events/latest", limit=1)) == before
+    assert (service.get("/alerts"), service.journal()) == before
 
 
 @pytest.mark.parametrize("second", ["stop", "go on"])
 def test_an_alert_is_answered_once(service: InProcess, second: str) -> None:
     alert_id = warn(service, make(service))
     service.post(f"/alerts/{alert_id}/respond", {"choice": "stop"})
-    before = service.get("/alerts"), service.get("/events/latest", limit=1)
+    before = service.get("/alerts"), service.journal()
     status, detail = service.refused("POST", f"/alerts/{alert_id}/respond", {"choice": second})
     assert status == 409
     assert "stop" in detail
-    assert (service.get("/alerts"), service.get("/events/latest", limit=1)) == before
+    assert (service.get("/alerts"), service.journal()) == before
 
 
 def test_alerts_are_listed_newest_first_and_filtered(alone: InProcess) -> None:
@@ -208,12 +208,13 @@ def test_the_type_in_force_decides_where_runs_go(service: InProcess) -> None:
 
 def test_a_change_of_the_machine_is_an_event_and_no_change_is_none(service: InProcess) -> None:
     service.post("/cluster/detect", {"preferred_type": "local_gpu"})
-    (event,) = [e for e in service.get("/events/latest", limit=1) if e["kind"] == "cluster.detected"]
+    event = service.journal()[-1]
+    assert event["kind"] == "cluster.detected"
     assert (event["before"]["type"], event["after"]["type"]) == ("cpu_only", "local_gpu")
     assert (event["actor"], event["subject"]) == ("token:admin", "cluster")
     service.post("/cluster/detect")
     service.post("/cluster/detect", {"preferred_type": "local_gpu"})
-    assert service.get("/events/latest", limit=1) == [event]
+    assert service.journal()[-1] == event
 
 
 BY_HAND: Json = {
@@ -234,7 +235,7 @@ def test_every_field_can_be_set_by_hand(service: InProcess) -> None:
     assert found["source"] == "manual"
     assert found["updated_at"] > before["updated_at"]
     assert cluster(service) == found
-    event = service.get("/events/latest", limit=1)[0]
+    event = service.journal()[-1]
     assert (event["kind"], event["actor"]) == ("cluster.set", "token:admin")
     assert (event["before"]["notes"], event["after"]["notes"]) == (before["notes"], BY_HAND["notes"])
 

@@ -41,8 +41,8 @@ class World:
 
     def everything(self) -> list[Any]:
         """All that a refusal could have left behind."""
-        events = [e for e in self.service.get("/events/latest", limit=1000) if e["subject"] != "cluster"]
-        return [events, *(self.service.get(path, limit=1000) for path in ("/runs", "/sweeps", "/plans"))]
+        lists = [self.service.get(path, limit=1000) for path in ("/runs", "/sweeps", "/plans")]
+        return [self.service.journal(), *lists]
 
     def refuse(self, method: str, path: str, body: Any = None, field: str = "", status: int = 422) -> str:
         """Sends what must be refused with ``field`` named and nothing changed; what was said."""
@@ -576,3 +576,12 @@ def test_where_there_is_nothing_is_said_where_to_look(service: InProcess) -> Non
 def test_a_body_that_is_no_json_is_told_why(service: InProcess) -> None:
     answer = service.http.post("/runs", content=b"{'name': 1}", headers={"Content-Type": "application/json"})
     assert "property name enclosed in double quotes" in answer.json()["detail"][0]["msg"]
+
+
+@pytest.mark.parametrize(("path", "allowed"), [("/runs", "GET, POST"), ("/plans/1", "DELETE, GET, PATCH")])
+def test_a_method_that_a_path_does_not_know_is_told_all_that_it_knows(
+    service: InProcess, path: str, allowed: str
+) -> None:
+    answer = service.http.put(path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert answer.json()["detail"] == f"{path} knows {allowed}, not PUT."

@@ -96,8 +96,7 @@ def make(service: InProcess, status: str = "draft", markdown: str = MARKDOWN, **
 
 
 def everything(service: InProcess) -> tuple[Any, Any]:
-    events = [event for event in service.get("/events/latest", limit=1000) if event["subject"] != "cluster"]
-    return service.get("/plans"), events
+    return service.get("/plans"), service.journal()
 
 
 # -- saved -------------------------------------------------------------------------------------------------------------
@@ -145,7 +144,7 @@ def test_each_status_follows_its_own_only(service: InProcess, status: str, actio
         assert moved["status"] == LEADS[action]
         assert moved["updated_at"] >= plan["updated_at"]
         assert service.get(f"/plans/{plan['id']}") == moved
-        event = service.get("/events/latest", limit=1)[0]
+        event = service.journal()[-1]
         assert (event["kind"], event["subject"]) == (f"plan.{LEADS[action]}", f"plan:{plan['id']}")
         assert (event["before"]["status"], event["after"]["status"]) == (status, LEADS[action])
         assert event["actor"] == "token:admin"
@@ -232,7 +231,7 @@ def test_a_draft_changes(service: InProcess) -> None:
     assert changed["status"] == "draft"
     assert changed["updated_at"] > plan["updated_at"]
     assert changed["problems"]
-    event = service.get("/events/latest", limit=1)[0]
+    event = service.journal()[-1]
     assert event["kind"] == "plan.updated"
     assert {name: event["before"][name] for name in change} == {
         "title": plan["title"],
@@ -287,7 +286,7 @@ def test_a_plan_is_deleted_and_its_last_state_kept_in_the_journal(alone: InProce
     assert [left["id"] for left in alone.get("/plans")] == [other["id"]]
     assert alone.refused("GET", f"/plans/{plan['id']}")[0] == 404
     assert alone.refused("DELETE", f"/plans/{plan['id']}")[0] == 404
-    event = alone.get("/events/latest", limit=1)[0]
+    event = alone.journal()[-1]
     assert (event["kind"], event["subject"]) == ("plan.deleted", f"plan:{plan['id']}")
     assert event["before"]["raw_markdown"] == MARKDOWN
 

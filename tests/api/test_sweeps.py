@@ -334,12 +334,12 @@ def test_a_draft_that_is_pending_can_be_run(service: InProcess) -> None:
 )
 def test_a_grid_with_runs_cannot_change(service: InProcess, change: Json) -> None:
     sweep = grid(service, [0])
-    events = service.get("/events/latest", limit=1000)
+    events = service.journal()
     status, detail = service.refused("PUT", f"/sweeps/{sweep['id']}", {"name": "other", **change})
     assert status == 409
     assert next(iter(change)) in detail
     assert show(service, sweep) == sweep
-    assert service.get("/events/latest", limit=1000) == events
+    assert service.journal() == events
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,10 @@ class Calls:
         """A run's whole log (at most 100 KiB)."""
         return str(self.get(f"/runs/{run_id}/logs", offset=0, limit=102_400)["content"])
 
+    def journal(self) -> list[Json]:
+        """The latest events that somebody has caused (at most 1,000): the service's own come when they come."""
+        return [event for event in self.get("/events/latest", limit=1000) if event["actor"] != "service"]
+
     def events(self, run_id: str) -> list[Json]:
         """A run's events."""
         return list(self.get(f"/runs/{run_id}/events"))
