@@ -101,12 +101,19 @@ def stop_sleepers(server: RealServer, sweeps: list[dict[str, Any]], slurm: Slurm
     faults = trouble(slurm)
     deadline = time.monotonic() + 800
     while (over := ended(server, sweeps)) < RUNS:
-        assert time.monotonic() < deadline, (progress(server, sweeps), state_of(slurm))
+        assert time.monotonic() < deadline, (progress(server, sweeps), waiting(server), state_of(slurm))
         faults.send(over)
         for run in [run for run in sleepers if server.status(run) == "running"]:
             server.post(f"/runs/{run}/stop")
             sleepers.discard(run)
         time.sleep(0.2)  # the loop's own pace
+
+
+def waiting(server: RealServer) -> list[Any]:
+    """Why those wait that do, as far as the service knows."""
+    found = server.get("/runs", status="queued", limit=1000)
+    told = collections.Counter((run["reason"], run["error"], str(run["scheduler"])) for run in found)
+    return [server.get("/cluster")["cluster"]["status"], *told.most_common(20)]
 
 
 def state_of(slurm: Slurm) -> str:
