@@ -51,7 +51,7 @@ test: lint types imports
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
-# Apart from `test`: measuring takes as long again (Python 3.11 calls a tracer for every call).
+# Apart from `test`: measuring takes up to two thirds more time (Python 3.11 calls a tracer for each call).
 coverage:
 	rm -f .coverage .coverage.*
 	$(MAKE) test PYTEST_ADDOPTS="$(PYTEST_ADDOPTS) --cov --cov-append --cov-report="

@@ -18,6 +18,7 @@ from orchestrator.planning.reading import QUOTED
 from orchestrator.planning.template import quoted_twice
 from orchestrator.proposals import limits
 from orchestrator.shapes import PlanAmendment, PlanBudget, RunTerms
+from orchestrator.strict import meant
 
 REFUSED = "plan.refused"
 ENDS_ALL = ("plan.approved", "plan.updated")  # what was refused before was refused by other bounds
@@ -25,6 +26,7 @@ ENDS = (*ENDS_ALL, "plan.amended")
 MOST = 20
 SAME_WITHIN = 600.0  # seconds
 TERMS = ("workdir", "parallel", "executor", "signal", "launch", "container", "environment", "snapshot", "priority")
+NAMES = (*TERMS, "gpuwrap_config.enabled", "env.NAME", "retry.NAME", "resources.NAME", "resources.slurm.NAME")
 TERM = re.compile(
     rf"{'|'.join(TERMS)}|gpuwrap_config\.enabled|env\.[A-Za-z_][A-Za-z0-9_]*"
     r"|retry\.(max|on|exit_codes|memory_factor|delay_seconds)|resources\.[a-z_]+|resources\.slurm\.[a-z][a-z0-9-]*"
@@ -164,7 +166,7 @@ def _known(terms: dict[str, Any]) -> None:
     """Raises BadInput for a term that no run has; ValidationError for a value that cannot be."""
     for name, value in terms.items():
         if TERM.fullmatch(name) is None:
-            raise BadInput(f"terms.{name}", "is no term of a run, as a refusal's diff names them.", TERMS)
+            raise BadInput(f"terms.{name}", f"There is no such term of a run{meant(name, NAMES)}", NAMES)
         if name == "workdir" and not (isinstance(value, str) and value.startswith("/")):
             raise BadInput("terms.workdir", "is an absolute path.")
         if name == "parallel" and not (value is None or (isinstance(value, int) and value > 0)):

@@ -476,6 +476,15 @@ def test_a_term_that_cannot_be_is_no_amendment(service: InProcess, terms: Json) 
     assert service.refused("POST", f"/plans/{plan['id']}/amendments", {"terms": terms})[0] == 422
 
 
+@pytest.mark.parametrize(("name", "right"), [("prioriti", "priority"), ("resources", "resources.NAME")])
+def test_a_term_that_there_is_not_is_refused_with_the_one_that_was_meant(
+    service: InProcess, name: str, right: str
+) -> None:
+    plan = saved(service)
+    _, [told] = service.refused("POST", f"/plans/{plan['id']}/amendments", {"terms": {name: 1}})
+    assert told["msg"] == f"There is no such term of a run: did you mean {right}?"
+
+
 # -- budgets -----------------------------------------------------------------------------------------------------------
 
 
