@@ -243,13 +243,14 @@ def summary(service: Calls, run_id: str, key: str) -> Json:
 
 def test_a_growing_file_is_read_line_by_whole_line(service: InProcess, gate: Path) -> None:
     rows = '{"loss": 1.5, "step": 0}\n{"loss": NaN, "step": 1}\n{"loss": 1e400, "step": 2}\nno row\n{"loss": 0.'
-    run = service.run(
+    command = (
         f"printf '%s' '{rows}' >> $ORC_METRICS_FILE; {wait_for(gate)}; echo '25, \"step\": 3}}' >> $ORC_METRICS_FILE"
     )
+    run = service.post("/runs", {"name": "x", "command": command})
     assert service.get(f"/runs/{run['id']}/metrics") == {}
     assert "metricSeries" not in service.get(f"/runs/{run['id']}")
-    wait_until(lambda: summary(service, run["id"], "loss"))
-    going = service.get(f"/runs/{run['id']}")
+    service.post(f"/runs/{run['id']}/start")
+    going = service.counted(run["id"], "loss", 3)
     assert going["status"] == "running"
     assert going["metricSeries"]["loss"] == [
         {"step": 0, "value": 1.5},
@@ -257,7 +258,8 @@ def test_a_growing_file_is_read_line_by_whole_line(service: InProcess, gate: Pat
         {"step": 2, "value": None},
     ]
     gate.touch()
-    over = service.over(run["id"])
+    service.over(run["id"])
+    over = service.counted(run["id"], "loss", 4)
     assert over["metricKeys"] == ["loss"]
     assert over["metrics"]["loss"] == 0.25
     assert over["metricSeries"]["loss"][-1] == {"step": 3, "value": 0.25}
@@ -267,7 +269,7 @@ def test_a_growing_file_is_read_line_by_whole_line(service: InProcess, gate: Pat
 
 def test_the_last_row_counts_without_its_newline(service: InProcess) -> None:
     run_id = finished(service, """printf '{"loss": 2}\\n{"loss": 1}' >> $ORC_METRICS_FILE""")
-    assert summary(service, run_id, "loss")["count"] == 2
+    service.counted(run_id, "loss", 2)
 
 
 # No database takes half of a surrogate pair: one such key must not stop what is done for all runs.
@@ -277,9 +279,8 @@ def test_a_strange_key_holds_nobody_up(alone: InProcess) -> None:
         command = f"printf '%s\\n' {shlex.quote(row)} '{{\"loss\": 0.5}}' >> $ORC_METRICS_FILE"
         runs.append(alone.run(command)["id"])
     for run_id in runs:
-        over = alone.over(run_id, seconds=10)
-        assert over["status"] == "finished"
-        assert over["metrics"]["loss"] == 0.5
+        assert alone.over(run_id, seconds=10)["status"] == "finished"
+        assert alone.counted(run_id, "loss", 1)["metrics"]["loss"] == 0.5
     assert alone.http.get("/readyz").status_code == 200
 
 
@@ -292,7 +293,7 @@ def test_a_line_that_is_no_row_is_passed_over(service: InProcess, row: str) -> N
     source = service.settings.home / "rows"
     source.write_text(f'{row}\n{{"loss": 0.5}}\n')
     run_id = finished(service, f"cat {shlex.quote(str(source))} >> $ORC_METRICS_FILE")
-    assert summary(service, run_id, "loss")["count"] == 1
+    service.counted(run_id, "loss", 1)
 
 
 def test_posted_rows_count(service: InProcess) -> None:
@@ -313,6 +314,7 @@ def test_posted_rows_count(service: InProcess) -> None:
 
 def test_posted_and_written_rows_count_together(service: InProcess) -> None:
     run_id = finished(service, """echo '{"loss": 1, "step": 1}' >> $ORC_METRICS_FILE""")
+    service.counted(run_id, "loss", 1)
     service.post(f"/runs/{run_id}/metrics", {"rows": [{"loss": 0.5, "step": 2}, {"accuracy": 0.9, "epoch": 3}]})
     found = service.get(f"/runs/{run_id}/metrics")
     assert [point["value"] for point in found["metricSeries"]["loss"]] == [1, 0.5]
@@ -452,6 +454,7 @@ READS = ("", "/logs", "/logs?offset=0", "/logs/stream", "/metrics", "/artifacts"
 def test_a_deleted_run_directory_breaks_nothing(service: InProcess) -> None:
     command = """echo out; echo '{"loss": 1}' >> $ORC_METRICS_FILE; echo x > $ORC_ARTIFACTS_DIR/x.txt"""
     run_id = finished(service, command)
+    service.counted(run_id, "loss", 1)
     shutil.rmtree(service.get(f"/runs/{run_id}")["run_dir"])
     for path in READS:
         assert service.http.get(f"/runs/{run_id}{path}").status_code == 200, path

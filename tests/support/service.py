@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,31 +59,38 @@ class Calls:
     def until(self, run_id: str, *statuses: str, seconds: float = 30.0) -> Json:
         """The run once it has one of these statuses; another end than those fails at once."""
 
-        seen: Json = {}
+        def there(run: Json) -> bool:
+            assert run["status"] in statuses or run["status"] not in TERMINAL, run
+            return run["status"] in statuses
 
-        def there() -> bool:
-            seen.update(self.get(f"/runs/{run_id}"))
-            assert seen["status"] in statuses or seen["status"] not in TERMINAL, seen
-            return seen["status"] in statuses
-
-        wait_until(there, lambda: f"{'/'.join(statuses)}: {seen}", seconds)
-        return seen
+        return self._once(f"/runs/{run_id}", there, "/".join(statuses), seconds)
 
     def over(self, run_id: str, seconds: float = 30.0) -> Json:
         """The run once it is over, however."""
         return self.until(run_id, *TERMINAL, seconds=seconds)
 
+    def counted(self, run_id: str, key: str, rows: int, seconds: float = 30.0) -> Json:
+        """The run once it has so many rows of this metric: some may be read after its end."""
+
+        def there(run: Json) -> bool:
+            return bool(run.get("metricSummary", {}).get(key, {}).get("count") == rows)
+
+        return self._once(f"/runs/{run_id}", there, f"{rows} rows of {key}", seconds)
+
     def until_plan(self, plan_id: str, status: str, seconds: float = 30.0) -> Json:
         """The plan once it has this status."""
+        return self._once(f"/plans/{plan_id}", lambda plan: bool(plan["status"] == status), status, seconds)
 
-        seen: Json = {}
+    def _once(self, path: str, good: Callable[[Json], bool], what: str, seconds: float) -> Json:
+        """What is at the path, once it is good; fails with what it was last."""
+        seen: list[Json] = []
 
         def there() -> bool:
-            seen.update(self.get(f"/plans/{plan_id}"))
-            return bool(seen["status"] == status)
+            seen[:] = [dict(self.get(path))]
+            return good(seen[0])
 
-        wait_until(there, lambda: f"{status}: {seen}", seconds)
-        return seen
+        wait_until(there, lambda: f"{what}: {seen}", seconds)
+        return seen[0]
 
     def log(self, run_id: str) -> str:
         """A run's whole log (at most 100 KiB)."""
