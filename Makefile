@@ -40,7 +40,7 @@ imports: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/python -m pytest tests/unit -n $(WORKERS)
+	$(BIN)/python -m pytest tests/unit -n logical
 
 contract: setup
 	tests/packages.sh slurm

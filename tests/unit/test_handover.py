@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 from sqlmodel import Session
 
 from orchestrator import ids, runs
@@ -254,10 +255,9 @@ def test_a_group_larger_than_the_largest_array_is_several(scene: Scene) -> None:
 
 def test_thousands_held_back_do_not_stand_before_others(scene: Scene) -> None:
     def many(session: Session) -> None:
-        for _ in range(4500):
-            made = Run(id=ids.run_id(), name="r", command="true", status="queued", executor="slurm", ask_key="a")
-            made.queued_at = 0.5
-            session.add(made)
+        like = Run(id="", name="r", command="true", status="queued", executor="slurm", ask_key="a", queued_at=0.5)
+        row = like.model_dump(exclude={"id", "seq"})
+        session.execute(insert(Run), [row | {"id": ids.run_id()} for _ in range(4500)])
 
     scene.db.write(many)
     other = scene.run(ask="b")
