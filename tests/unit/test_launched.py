@@ -48,9 +48,14 @@ sys.stdout.flush()
 os._exit(max(abs(os.waitstatus_to_exitcode(status)) for status in ended))
 """
 APPTAINER = f"""#!{sys.executable} -IS
-import os, signal, sys
+import contextlib, os, signal, sys
+
+def hand_on(number, _):
+    with contextlib.suppress(ProcessLookupError):  # what srun's own signal has ended is gone by then
+        os.kill(inside, number)
+
 words = sys.argv[sys.argv.index("/bin/bash") :]
-signal.signal(signal.SIGUSR1, lambda number, _: os.kill(inside, number))
+signal.signal(signal.SIGUSR1, hand_on)
 inside = os.posix_spawn(words[0], words, os.environ)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1]) & 255)
 """
