@@ -205,18 +205,19 @@ class Handover:
                 log.debug("submission %s cannot be looked up: %s", item.spec.name, error.message)
                 silent.add(item.executor)
                 continue
+            lost = [run for run in item.runs if run.id not in handles]
+            if lost:  # before the others: as long as the intent is open, a server that dies here leaves it to the next
+                message = "Its submission was never carried out; it waits again."
+                state = "intent" if handles else "withdrawn"
+                self._take_back(Started(item.executor, lost, item.spec), message, state=state)
             if handles:
                 self._answer([(item, handles)], "Adopted: it was handed over, and the answer was lost.")
-            lost = [run for run in item.runs if run.id not in handles]
-            if lost:
-                message = "Its submission was never carried out; it waits again."
-                self._take_back(Started(item.executor, lost, item.spec), message, adopted=bool(handles))
         self._unsettled = bool(silent)
 
     def _take_back(
-        self, item: Started, message: str, reason: Reason | None = None, *, attempts: int = 0, adopted: bool = False
+        self, item: Started, message: str, reason: Reason | None = None, *, attempts: int = 0, state: str = "withdrawn"
     ) -> None:
-        """Queues runs again. ``attempts``: so many of those counted were none; ``adopted``: other runs of it live."""
+        """Queues runs again. ``attempts``: so many of those counted were none; ``state``: the submission's from now."""
 
         def back(session: Session, run: Run) -> None:
             if run.stop_requested_at is not None:
@@ -225,10 +226,10 @@ class Handover:
             fields = {"submission_id": None, "attempt": run.attempt - attempts, "reason": reason and str(reason)}
             change(session, run, SERVICE, "run.requeued", f"run:{run.id}", fields, message)
 
-        self._close(item, back, state="submitted" if adopted else "withdrawn")
+        self._close(item, back, state)
 
     def _close(self, item: Started, each: Callable[[Session, Run], None], state: str = "withdrawn") -> None:
-        """Ends a submission; does ``each`` to those of its runs that still wait in it."""
+        """Settles a submission; does ``each`` to those of its runs that still wait in it."""
 
         def write(session: Session) -> None:
             intent = session.get(Submission, item.spec.name)

@@ -1,6 +1,7 @@
 """From the queue to an executor: intents without an answer are looked up until they are settled, whatever else goes
 well; refusals hold back; which runs go out together, and how many of a sweep."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ class Scheduler:
         self.submitted_at = 0.0
         self.looked_up: list[str] = []
         self.known: set[str] = set()
+        self.unknown: set[str] = set()  # runs that it has not carried out, of submissions that it knows
 
     def _accept(self, spec: SubmissionSpec) -> Answer:
         job = {"submission": spec.name, "job_id": "7", "index": None}
@@ -50,7 +52,7 @@ class Scheduler:
             raise SchedulerUnavailable("no answer")
         found = self._accept(spec) if spec.name in self.known else {}
         assert isinstance(found, dict)
-        return found
+        return {run_id: handle for run_id, handle in found.items() if run_id not in self.unknown}
 
 
 class NoGpus:
@@ -139,6 +141,33 @@ def test_what_was_never_carried_out_waits_again_under_the_next_attempts_number(s
     scene.handover.recover()
     found = scene.get(lost)
     assert (found.status, found.submission_id, found.attempt) == (RunStatus.QUEUED, None, 1)
+
+
+@pytest.mark.parametrize("dies_after", [0, 1, 2])
+def test_a_submission_carried_out_in_part_is_settled_whenever_the_server_dies(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, dies_after: int
+) -> None:
+    done, lost = scene.run(), scene.run()
+    scene.slurm.away = True
+    scene.hand_over([done, lost])
+    write, left = scene.db.write, iter(range(dies_after))
+
+    def dying(change: Callable[[Session], None]) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        write(change)
+
+    monkeypatch.setattr(scene.db, "write", dying)
+    scene.slurm.away, scene.slurm.known, scene.slurm.unknown = False, {scene.slurm.submitted[0].name}, {lost}
+    with contextlib.suppress(KeyboardInterrupt):
+        scene.handover.recover()
+    monkeypatch.undo()
+    executors: Any = {"slurm": scene.slurm, "local": scene.local}
+    after = Handover(scene.db, executors, NoGpus())
+    after.recover()
+    assert (scene.get(done).attempt, scene.get(done).job is not None) == (1, True)
+    assert (scene.get(lost).submission_id, scene.get(lost).job) == (None, None)
+    assert not after.holding
 
 
 def test_after_the_first_silence_nothing_more_is_sent_and_what_was_not_sent_needs_no_looking_up(scene: Scene) -> None:
