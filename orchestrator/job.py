@@ -89,8 +89,10 @@ def take(run_dir: str, attempt: int) -> "int | None":
 
 def prepare_next(before: str, folder: str) -> None:
     """A requeued job's next attempt is launched as the one before."""
-    if not os.path.isdir(folder):
+    try:
         os.mkdir(folder, 0o700)
+    except FileExistsError:
+        pass  # made by an earlier start, or by another of this very moment
     with open(os.path.join(before, "launch"), "rb") as file:
         text = file.read()
     mine = os.path.join(folder, "launch.{}.{}".format(os.uname().nodename, os.getpid()))
@@ -429,6 +431,8 @@ class Job:
                 self.timed_out = True
                 self.terminate(now)
             if self.hand_on_at is not None and now >= self.hand_on_at:
+                self.reap()  # held back for as long as the witness had, it may have told long ago
+            if self.hand_on_at is not None and now >= self.hand_on_at:
                 self.hand_on_at = self.kill_at = None
                 self.terminate(now)
             if self.kill_at is not None and now >= self.kill_at:
@@ -527,7 +531,7 @@ class Job:
 
     def leftovers(self) -> "list[int]":
         """What the command left running is ended with it, as Slurm does."""
-        left = self.tree()
+        left = self.tree() or self.tree()  # one that ends while it is looked at hands its children on, out of sight
         if left:
             self.terminate(time.monotonic())
         return left
