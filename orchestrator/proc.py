@@ -5,7 +5,9 @@ Source: proc(5). Linux only.
 
 import os
 import socket
+import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -82,6 +84,21 @@ def all_processes() -> list[Stat]:
     """Every process that this user may see."""
     pids = (int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208  (names, not paths)
     return [stat for stat in map(read_stat, pids) if stat is not None]
+
+
+_UNREAPED: "list[subprocess.Popen[bytes]]" = []
+
+
+def reap(killed: "subprocess.Popen[bytes]") -> None:
+    """Waits a second for a child that was killed. One that hangs in the kernel is looked at again at later calls."""
+    for earlier in list(_UNREAPED):
+        if earlier.poll() is not None:
+            with suppress(ValueError):  # another thread saw it too
+                _UNREAPED.remove(earlier)
+    try:
+        killed.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        _UNREAPED.append(killed)
 
 
 def descendants(roots: Iterable[int], processes: Iterable[Stat]) -> set[int]:

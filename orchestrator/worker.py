@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from orchestrator.errors import ProbeFailed
+from orchestrator.proc import reap
 
 
 class Worker:
@@ -81,8 +82,7 @@ class Worker:
             return
         process, self._process = self._process, None
         process.kill()
-        with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel cannot be waited for
-            process.wait(timeout=1)
+        reap(process)
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with suppress(BrokenPipeError):

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.code.files import as_text, regular_file
+from orchestrator.proc import reap
 
 CONFIG_LIMIT = 1_000_000
 ERROR_LIMIT = 4096
@@ -188,8 +189,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     if process.returncode is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel cannot be waited for
-            process.wait(timeout=1)
+        reap(process)
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
