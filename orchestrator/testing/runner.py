@@ -84,7 +84,8 @@ class LocalRunner:
         self._signal(launch, signal.SIGUSR1)
 
     def destroy(self, launch: str) -> None:
-        """Kills the supervisor and all below it, unreported."""
+        """Kills the supervisor and all below it, unreported; one that has yet to begin finds nothing to do."""
+        (self.folder / "launches" / launch / "launch.json").unlink(missing_ok=True)
         pid = self._pid(launch)
         if pid is None:
             return
@@ -111,15 +112,19 @@ class LocalRunner:
                 yield path.name, Ending(**json.loads(done.read_text()))
 
     def report_of(self, launch: str) -> Ending | None:
-        """What was reported of a launch before, if it is still known."""
-        path = self.folder / "done" / launch
-        return Ending(**json.loads(path.read_text())) if path.exists() else None
+        """What has been reported of a launch, if it is still known."""
+        for folder in ("ended", "done"):
+            path = self.folder / folder / launch
+            if path.exists():
+                return Ending(**json.loads(path.read_text()))
+        return None
 
     def is_alive(self, launch: str) -> bool:
         """Whether its supervisor runs, or has yet to begin."""
         folder = self.folder / "launches" / launch
         starting = folder.exists() and time.time() - folder.stat().st_mtime < START_SECONDS
-        return self._pid(launch) is not None or (starting and not (folder / "pid").exists())
+        begun = (folder / "pid").exists()  # looked for first: it may be written any moment
+        return self._pid(launch) is not None or (starting and not begun)
 
     def clean(self, keep_seconds: float) -> None:
         """Forgets old reports."""

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,14 +77,18 @@ class _Running:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.threads: list[threading.Thread] = []
         self.lock = threading.Lock()
+        self.early: list[tuple[Callable[[int], None], int]] | None = []  # signals that came before all tasks had begun
 
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._pass_on)
+            signal.signal(number, lambda got, _: self._taken(self._pass_on, got))
         for number in (signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, self._pass_to_all)
+            signal.signal(number, lambda got, _: self._taken(self._pass_to_all, got))
         for task in self.step.tasks:
             self._start(task)
+        early, self.early = self.early or [], None
+        for hand_on, got in early:
+            hand_on(got)
         codes = self._wait()
         for thread in self.threads:
             thread.join()
@@ -174,12 +178,19 @@ class _Running:
                 _signal_trees(left, signal.SIGKILL)
         return [process.returncode for process in self.processes]
 
-    def _pass_on(self, number: int, *_: object) -> None:
+    def _taken(self, hand_on: Callable[[int], None], number: int) -> None:
+        """A signal has come: for all tasks, those that are yet to be started too."""
+        if self.early is None:
+            hand_on(number)
+        else:
+            self.early.append((hand_on, number))
+
+    def _pass_on(self, number: int) -> None:
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
 
-    def _pass_to_all(self, number: int, *_: object) -> None:
+    def _pass_to_all(self, number: int) -> None:
         """To every process of the tasks, as slurmstepd gives out what srun hands on."""
         _signal_trees(self.processes, number)
 
