@@ -71,6 +71,7 @@ def test_a_plan_that_repeats_another_is_pointed_out(service: InProcess) -> None:
     done = service.post(f"/plans/{first['id']}/execute")
     for run in service.get("/runs", sweep_id=done["sweep_id"]):
         service.over(run["id"])
+    service.until_plan(first["id"], "completed")  # the overlap tells how far it is
     values = "| lr | 0.1, 0.5 | |\n| seed | 1, 2, 3 | |"
     again = service.post("/plans", {"title": "B", "goal": "y", "raw_markdown": bindable(values=values, runs=6)})
     assert [item["id"] for item in again["overlap"]["plans"]] == [first["id"]]

@@ -73,7 +73,7 @@ def received(*configurations: dict[str, Any], locale: str = "C.UTF-8", base: str
 
 
 @given(grids)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_there_are_as_many_configurations_as_the_product_of_the_lists(parameters: dict[str, list[Any]]) -> None:
     configurations = list(expand(parameters))
     assert size(parameters) == len(configurations) == math.prod(map(len, parameters.values()))
@@ -81,14 +81,14 @@ def test_there_are_as_many_configurations_as_the_product_of_the_lists(parameters
 
 
 @given(st.dictionaries(names, st.lists(st.integers() | texts, max_size=4, unique=True), max_size=4))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_distinct_values_make_distinct_configurations(parameters: dict[str, list[Any]]) -> None:
     found = [tuple(configuration.items()) for configuration in expand(parameters)]
     assert len(set(found)) == len(found)
 
 
 @given(grids)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_last_parameter_changes_fastest(parameters: dict[str, list[Any]]) -> None:
     places = {name: range(len(listed)) for name, listed in parameters.items()}
     found = [tuple(configuration.values()) for configuration in expand(places)]
@@ -122,13 +122,13 @@ def test_the_size_of_a_huge_grid_is_told_without_making_it() -> None:
 @given(st.dictionaries(names, texts, max_size=5), st.sampled_from(["C.UTF-8", "C"]))
 @example(dict(zip((f"p{number}" for number in range(len(NASTY))), NASTY, strict=True)), "C.UTF-8")
 @example(dict(zip((f"p{number}" for number in range(len(NASTY))), NASTY, strict=True)), "C")
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_shell_hands_over_exactly_the_text_that_was_given(configuration: dict[str, str], locale: str) -> None:
     assert received(configuration, locale=locale) == [[f"--{name}={text}" for name, text in configuration.items()]]
 
 
 @given(st.dictionaries(names, values, max_size=4))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_what_is_no_text_arrives_as_json(configuration: dict[str, Any]) -> None:
     [arguments] = received(configuration)
     assert len(arguments) == len(configuration)
@@ -189,7 +189,7 @@ def test_without_parameters_the_command_is_the_base() -> None:
 
 
 @given(st.dictionaries(names, values | st.text(min_size=150, max_size=250), max_size=5))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_name_is_never_longer_than_200_characters(configuration: dict[str, Any]) -> None:
     whole = " ".join(f"{name}={value_text(value)}" for name, value in configuration.items())
     name = short_name(configuration)

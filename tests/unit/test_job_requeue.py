@@ -237,10 +237,10 @@ def test_a_signal_is_handed_to_the_shell_that_catches_it(tmp_path: Path, name: s
 
 
 PROGRAM = (
-    "import signal, sys\n"
-    "signal.signal(signal.SIGUSR1, lambda *_: (print('program caught', flush=True), sys.exit(6)))\n"
-    "print('ready', flush=True)\n"
-    "while True: signal.pause()\n"
+    "import os, signal, sys, time\n"
+    "signal.signal(signal.SIGUSR1, lambda *_: (os.write(1, b'program caught\\n'), sys.exit(6)))\n"
+    "os.write(1, b'ready\\n')\n"
+    "while True: time.sleep(0.05)\n"
 )
 
 
@@ -297,8 +297,13 @@ def _said(run: Attempt) -> list[str]:
 
 
 def _as_slurm(process: "subprocess.Popen[bytes]", number: int) -> None:
-    """A signal to every process of the job, as slurmstepd sends it: job.py first."""
-    job.signal_all([process.pid, *job.tree(process.pid)], number)
+    """A signal to every process of the job, as slurmstepd sends it: all have it before job.py looks."""
+    below = job.tree(process.pid)
+    os.kill(process.pid, signal.SIGSTOP)
+    job.signal_all([process.pid, *below], number)
+    witness = [pid for pid in below if job.arguments(pid)[-1:] == [b"read"]]
+    wait_until(lambda: not any(map(job.lives, witness)), "the witness's end")
+    os.kill(process.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -323,7 +328,7 @@ def test_a_term_that_slurm_has_sent_to_the_batch_shell_alone_is_handed_on(tmp_pa
 
 
 def test_a_term_is_handed_on_once_and_the_grace_follows_it(tmp_path: Path) -> None:
-    run = Attempt(tmp_path, f"trap 'echo told' TERM; echo ready; {WAIT}", grace="0.6")
+    run = Attempt(tmp_path, f"trap 'echo told' TERM; echo ready; {WAIT}", grace="1.5")
     process = run.start()
     run.ready(process)
     process.send_signal(signal.SIGTERM)
@@ -346,9 +351,10 @@ def test_a_term_that_comes_while_the_witness_is_started_is_handed_on(tmp_path: P
     """It may have been in job.py's own process group then, which is not the command's."""
     run = Attempt(tmp_path, f"trap 'echo told; exit 4' TERM; echo ready; {WAIT}", grace="20")
     source = (
-        f"import os, signal, sys\nsys.path.insert(0, {str(Path(str(job.__file__)).parent)!r})\nimport job\n"
+        f"import os, signal, sys, time\nsys.path.insert(0, {str(Path(str(job.__file__)).parent)!r})\nimport job\n"
         "def early(words, *others):\n"
         "    pid = spawn(words, *others)\n"
+        f"    while words[-1] == 'read' and 'ready' not in open({str(run.dir.log)!r}).read(): time.sleep(0.01)\n"
         "    for told in [pid, os.getpid()] if words[-1] == 'read' else []:\n"
         "        os.kill(told, signal.SIGTERM)\n"
         "    return pid\n"

@@ -60,10 +60,14 @@ inside = os.posix_spawn(words[0], words, os.environ)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1]) & 255)
 """
 PROGRAM = (
-    "import signal, sys\n"
-    "signal.signal(signal.SIGUSR1, lambda *_: (print('caught', flush=True), sys.exit(0)))\n"
-    "print('ready', flush=True)\n"
-    "while True: signal.pause()\n"
+    "import os, signal, sys, time\n"
+    "told = []\n"
+    "def caught(*_):\n"
+    "    if not told:\n"  # srun and apptainer both tell
+    "        told.append(1), os.write(1, b'caught\\n'), sys.exit(0)\n"
+    "signal.signal(signal.SIGUSR1, caught)\n"
+    "os.write(1, b'ready\\n')\n"
+    "while True: time.sleep(0.05)\n"
 )
 
 
@@ -154,7 +158,7 @@ def test_a_program_gets_the_signal_asked_for_and_no_shell_above_it_dies_of_it(tm
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_commands_own_shell_gets_the_signal_asked_for(tmp_path: Path, way: str) -> None:
-    command = "trap 'echo caught; exit 5' USR1; echo ready; while :; do :; done"
+    command = "trap 'trap : USR1; echo caught; exit 5' USR1; echo ready; while :; do :; done"
     run = Launched(tmp_path, command, signal="USR1@60", **WAYS[way])
     process = run.start()
     tasks = 1 if way == "apptainer" else 2

@@ -99,7 +99,7 @@ def test_a_file_that_is_missing_empty_unchanged_or_a_directory_has_nothing_new(f
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3), max_size=8))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_file_that_grows_byte_by_byte_gives_every_row_once(rows: list[Row]) -> None:
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     got: list[Row] = []

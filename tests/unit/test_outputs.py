@@ -50,7 +50,7 @@ def joined(pages: list[LogPage]) -> str:
 @example(ALL_LENGTHS, 1)
 @example(ALL_LENGTHS, 2)
 @example(ALL_LENGTHS, 3)
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 def test_pages_by_next_offset_join_to_the_whole_text(text: str, limit: int) -> None:
     with TemporaryDirectory() as folder:
         pages = Log(folder, text.encode()).by_next_offset(limit)
@@ -61,7 +61,7 @@ def test_pages_by_next_offset_join_to_the_whole_text(text: str, limit: int) -> N
 @given(texts, st.integers(4, 70))
 @example(ALL_LENGTHS, 4)
 @example(ALL_LENGTHS, 5)
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 def test_pages_by_offset_and_limit_join_to_the_whole_text(text: str, limit: int) -> None:
     with TemporaryDirectory() as folder:
         assert joined(Log(folder, text.encode()).by_limit(limit)) == text
@@ -74,7 +74,7 @@ def test_pages_smaller_than_a_character_join_to_the_whole_text_too(tmp_path: Pat
 
 
 @given(texts, st.integers(-80, 80), st.integers(4, 70))
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 def test_a_page_is_the_text_at_its_offset(text: str, offset: int, limit: int) -> None:
     data = text.encode()
     with TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def test_a_page_is_the_text_at_its_offset(text: str, offset: int, limit: int) ->
 
 
 @given(texts, st.integers(4, 70))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_pages_backwards_join_to_the_whole_text(text: str, limit: int) -> None:
     with TemporaryDirectory() as folder:
         log = Log(folder, text.encode())
@@ -106,7 +106,7 @@ def test_pages_backwards_join_to_the_whole_text(text: str, limit: int) -> None:
 @given(texts, st.lists(st.integers(1, 9), max_size=40))
 @example("é", [1])
 @example(ALL_LENGTHS, [1] * 40)
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_who_follows_a_growing_log_sees_every_character_once_and_whole(text: str, steps: list[int]) -> None:
     data, position, offset, seen = text.encode(), 0, 0, ""
     with TemporaryDirectory() as folder:
@@ -142,7 +142,7 @@ def test_at_the_end_of_an_ended_log_there_is_nothing_more(tmp_path: Path, data: 
 
 
 @given(binaries, st.integers(1, 70))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_of_binary_output_no_byte_is_passed_over(data: bytes, limit: int) -> None:
     with TemporaryDirectory() as folder:
         pages = Log(folder, data).by_next_offset(limit)
@@ -157,7 +157,7 @@ def test_of_binary_output_no_byte_is_passed_over(data: bytes, limit: int) -> Non
 
 
 @given(binaries, st.integers(4, 70))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_of_binary_output_pages_by_offset_and_limit_show_all_that_is_text(data: bytes, limit: int) -> None:
     with TemporaryDirectory() as folder:
         pages = Log(folder, data).by_limit(limit)

@@ -216,7 +216,7 @@ def test_descendants_are_children_and_theirs_and_not_the_roots() -> None:
 
 
 @given(st.dictionaries(st.integers(2, 20), st.integers(1, 20), max_size=15), st.sets(st.integers(1, 20), max_size=4))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_descendants_end_whatever_the_table_says(parents: dict[int, int], roots: set[int]) -> None:
     def below(pid: int) -> bool:
         seen: set[int] = set()

@@ -137,7 +137,7 @@ def test_ten_years_are_allowed() -> None:
 
 
 @given(st.integers(0, 3000), st.integers(0, 23), st.integers(0, 59), st.integers(1, 59))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_clock_reads_as_it_is_written(days: int, hours: int, minutes: int, seconds: int) -> None:
     total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     assert parse_time(f"{days}-{hours:02}:{minutes:02}:{seconds:02}") == total
@@ -145,7 +145,7 @@ def test_a_clock_reads_as_it_is_written(days: int, hours: int, minutes: int, sec
 
 
 @given(st.text(alphabet="0123456789:-. GMKTiBh", max_size=12) | st.text(max_size=5))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_text_is_a_positive_size_or_time_or_refused_in_words(text: str) -> None:
     for parse in (parse_memory, parse_time):
         try:

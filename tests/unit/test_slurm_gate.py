@@ -8,6 +8,8 @@ import pytest
 from orchestrator.errors import SchedulerUnavailable
 from orchestrator.slurm.gate import AWAY, HOUR, Answer, Gate, Tally, slurm_environment
 
+DEADLINES = (0.5, 2.0, 8.0, 32.0)  # seconds, until one is long enough for what a command does before it hangs
+
 
 @pytest.fixture
 def bin_folder(tmp_path: Path) -> Path:
@@ -116,8 +118,12 @@ def test_a_command_that_is_too_late_gives_no_answer_and_what_it_said_is_told(bin
         bin_folder,
         "echo 'sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying' >&2; exec sleep 600",
     )
-    with pytest.raises(SchedulerUnavailable, match=r"within 1\.5 s\..*unable to accept job"):
-        gate_to(bin_folder, 1.5).run(["squeue"])
+    for deadline in DEADLINES:
+        with pytest.raises(SchedulerUnavailable, match=rf"within {deadline:g} s\.") as error:
+            gate_to(bin_folder, deadline).run(["squeue"])
+        if "unable to accept job" in error.value.message:
+            return
+    raise AssertionError(error.value.message)
 
 
 def test_a_deadline_of_its_own_goes_before_the_gates(bin_folder: Path) -> None:
@@ -128,8 +134,11 @@ def test_a_deadline_of_its_own_goes_before_the_gates(bin_folder: Path) -> None:
 
 def test_a_command_that_is_too_late_is_ended(bin_folder: Path, tmp_path: Path) -> None:
     fake(bin_folder, f"echo $$ > {tmp_path}/pid; exec sleep 600")
-    with pytest.raises(SchedulerUnavailable):
-        gate_to(bin_folder, 1.5).run(["squeue"])
+    for deadline in DEADLINES:
+        with pytest.raises(SchedulerUnavailable):
+            gate_to(bin_folder, deadline).run(["squeue"])
+        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+            break
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 

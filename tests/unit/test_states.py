@@ -101,7 +101,7 @@ def _after(run: RunView, deed: object) -> RunView:
 
 
 @given(st.lists(deeds, max_size=15))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_whatever_is_seen_only_allowed_moves_are_proposed(history: list[object]) -> None:
     run = RunView(RunStatus.READY, 0, stop_requested=False)
     for deed in history:
@@ -139,7 +139,7 @@ def test_a_queued_run_that_is_seen_started_is_running_after_two_looks(reason: Re
 
 
 @given(st.sampled_from(sorted(TERMINAL)), views, evidences)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_nothing_leaves_a_terminal_status(status: RunStatus, run: RunView, evidence: Evidence) -> None:
     run = replace(run, status=status)
     assert decide(run, evidence) is None
@@ -149,19 +149,19 @@ def test_nothing_leaves_a_terminal_status(status: RunStatus, run: RunView, evide
 
 
 @given(views, evidences)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_evidence_of_an_earlier_attempt_says_nothing(run: RunView, evidence: Evidence) -> None:
     assert decide(run, replace(evidence, attempt=run.attempt - 1)) is None
 
 
 @given(views, evidences)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_failed_look_moves_nothing(run: RunView, evidence: Evidence) -> None:
     assert decide(run, replace(evidence, attempt=run.attempt, alive=None, exit=None, refused=None)) is None
 
 
 @given(st.sampled_from(HANDED_OVER), views, evidences, exit_records)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_an_exit_record_of_the_present_attempt_ends_the_run_whatever_else_is_seen(
     status: RunStatus, run: RunView, evidence: Evidence, end: ExitRecord
 ) -> None:

@@ -38,7 +38,7 @@ def text(points: list[Point]) -> list[str]:
 
 
 @given(rows(nonfinite=True))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_there_are_never_more_than_400_points_and_all_are_rows(points: list[Point]) -> None:
     kept = thinned(points).points()
     assert len(kept) <= MOST
@@ -66,7 +66,7 @@ def test_eighty_full_buckets_of_five_points_each_are_the_most() -> None:
 
 
 @given(rows(nonfinite=True))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_each_bucket_stands_for_its_rows(points: list[Point]) -> None:
     series = thinned(points)
     expected: list[Point] = []
@@ -81,7 +81,7 @@ def test_each_bucket_stands_for_its_rows(points: list[Point]) -> None:
 
 
 @given(rows())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_first_the_last_the_lowest_and_the_highest_row_are_kept(points: list[Point]) -> None:
     kept = text(thinned(points).points())
     if not points:
@@ -94,14 +94,14 @@ def test_the_first_the_last_the_lowest_and_the_highest_row_are_kept(points: list
 
 
 @given(st.lists(st.floats(), max_size=BUCKETS))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_short_series_is_kept_whole(values: list[float]) -> None:
     points = [(float(step), value) for step, value in enumerate(values)]
     assert text(thinned(points).points()) == text(points)
 
 
 @given(rows(nonfinite=True))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_finite_extremes_and_the_first_nonfinite_row_survive_among_each_other(points: list[Point]) -> None:
     kept = set(text(thinned(points).points()))
     whole = [point for point in points if math.isfinite(point[1])]
@@ -151,7 +151,7 @@ def test_every_spike_of_a_hundred_in_100_000_rows_is_near_a_kept_extreme() -> No
 
 @given(rows(nonfinite=True), st.integers(0, 300))
 @example([], 5)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_what_was_dumped_goes_on_as_if_nothing_had_happened(points: list[Point], further: int) -> None:
     series = thinned(points)
     again = Series.load(json.loads(json.dumps(series.dump(), allow_nan=False)))
@@ -172,14 +172,14 @@ def test_nothing_is_loaded_as_an_empty_series() -> None:
 
 
 @given(rows(nonfinite=True))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_steps_never_go_back_where_the_rows_do_not(points: list[Point]) -> None:
     steps = [step for step, _ in thinned(points).points()]
     assert all(earlier <= later for earlier, later in pairwise(steps))
 
 
 @given(st.lists(st.integers(0, 3), max_size=500), finite)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_repeated_steps_stay_in_order(strides: list[int], value: float) -> None:
     points, step = [], 0.0
     for number, stride in enumerate(strides):

@@ -100,7 +100,7 @@ def granted(decision: Decision) -> list[str]:
 
 
 @given(cases())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_grant_is_what_was_asked_for_of_what_is_free_and_of_nothing_twice(case: Case) -> None:
     decision = case.decide()
     given_away = [uuid for grant in decision.grants for uuid in grant.uuids]
@@ -116,7 +116,7 @@ def test_a_grant_is_what_was_asked_for_of_what_is_free_and_of_nothing_twice(case
 
 
 @given(cases())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_gpus_are_set_aside_for_who_has_waited_long_and_can_have_them_one_day(case: Case) -> None:
     decision = case.decide()
     assert set(decision.reserved) <= set(case.free)
@@ -133,7 +133,7 @@ def test_gpus_are_set_aside_for_who_has_waited_long_and_can_have_them_one_day(ca
 
 
 @given(cases(restricted=False))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_nothing_that_fits_is_left_idle_unless_it_is_set_aside(case: Case) -> None:
     decision = case.decide()
     taken = {uuid for grant in decision.grants for uuid in grant.uuids}
@@ -143,7 +143,7 @@ def test_nothing_that_fits_is_left_idle_unless_it_is_set_aside(case: Case) -> No
 
 
 @given(cases())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_what_fits_waits_only_behind_a_long_waiting_request_of_the_same_user(case: Case) -> None:
     decision = case.decide()
     taken = {uuid for grant in decision.grants for uuid in grant.uuids}
@@ -160,7 +160,7 @@ def test_what_fits_waits_only_behind_a_long_waiting_request_of_the_same_user(cas
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_the_order_in_which_tickets_are_read_does_not_matter(case: Case, shuffler: random.Random) -> None:
     tickets = [
         Ticket(ticket.key, ticket.uid, tuple(shuffler.sample(ticket.requests, len(ticket.requests))))
@@ -253,7 +253,7 @@ def test_one_users_tickets_share_one_turn() -> None:
 @given(
     st.integers(0, 6), st.dictionaries(st.integers(1, 4), st.integers(1, 8), min_size=1), st.permutations([1, 2, 3, 4])
 )
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_users_take_turns_one_by_one(free: int, waiting: dict[int, int], order: list[int]) -> None:
     tickets = [
         Ticket(f"t{uid}", uid, tuple(want(f"{uid}.{number}") for number in range(count)))
@@ -274,7 +274,7 @@ def test_users_take_turns_one_by_one(free: int, waiting: dict[int, int], order: 
 
 
 @given(st.lists(st.tuples(st.integers(-2, 2), st.integers(900, 910)), min_size=1, max_size=8), st.integers(0, 6))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_within_a_user_priority_counts_then_arrival(waiting: list[tuple[int, int]], free: int) -> None:
     requests = [
         want(f"r{number}", priority=priority, since=float(since)) for number, (priority, since) in enumerate(waiting)
@@ -423,7 +423,7 @@ class Machine:
     st.integers(1, 2),
 )
 @example(2, {1: 1, 2: 1}, [1, 2, 3], 0.0, 1)  # all is released at once, and the large one's user is always second
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 def test_a_large_request_is_served_under_any_stream_of_small_ones(
     gpus: int, holds: dict[int, int], takers: list[int], patience: float, size: int
 ) -> None:

@@ -272,7 +272,7 @@ def test_items_in_every_form_of_the_protocol_are_read(sdk: Any, tmp_path: Path) 
 
 
 @given(st.lists(st.integers(0, 3 * BLOCK) | st.integers(BLOCK - 60, BLOCK + 10), max_size=8), st.integers(0, 40))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_records_of_any_length_come_back_wherever_blocks_end(lengths: list[int], pad: int) -> None:
     records = [bytes([position % 251]) * (length + pad) for position, length in enumerate(lengths)]
     data = framed(records)[FILE_HEADER:]
@@ -356,7 +356,7 @@ def test_a_fifo_in_a_wandb_files_place_blocks_nobody(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_truncated_or_corrupt_tail_is_no_crash(recorded: Recorded, data: st.DataObject) -> None:
     whole = recorded.data[: data.draw(st.integers(0, 6000), label="kept")]
     tail = data.draw(st.binary(max_size=80), label="tail")
@@ -370,7 +370,7 @@ def test_a_truncated_or_corrupt_tail_is_no_crash(recorded: Recorded, data: st.Da
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_corrupt_record_is_no_crash_and_the_next_one_is_read(sdk: Any, data: st.DataObject) -> None:
     record = bytearray(history(sdk, sdk.HistoryItem(nested_key=["a", "b"], value_json="1.5"), step=4))
     for _ in range(data.draw(st.integers(1, 4))):

@@ -26,7 +26,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(st.text(max_size=20), VALUES, max_size=50))
 def test_whatever_comes_fits(content: dict[str, Any]) -> None:
     shown = fit(content, "elsewhere")

@@ -1,7 +1,8 @@
 """A wait tells how far it is, and ends when nobody waits for it any more."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +21,12 @@ RUNS = [{"id": "a", "name": "a", "status": "finished"}, {"id": "b", "name": "b",
 class SlowCaller(StubCaller):
     """A service in which nothing ends: a wait is answered when its time is over. ``begun``, ``ended``: of its call."""
 
-    def __init__(self, over_after: int = 10**9) -> None:
+    def __init__(
+        self, over_after: int = 10**9, sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep
+    ) -> None:
         super().__init__()
         self.begun, self.ended = asyncio.Event(), asyncio.Event()
-        self._over_after = over_after
+        self._over_after, self._sleep = over_after, sleep
 
     async def call(
         self, method: str, path: str, body: Any = None, params: Mapping[str, Any] | None = None, key: str | None = None
@@ -32,7 +35,7 @@ class SlowCaller(StubCaller):
         await super().call(method, path, body, params, key)
         self.begun.set()
         try:
-            await asyncio.sleep(body["timeout"])
+            await self._sleep(body["timeout"])
         finally:
             self.ended.set()
         return Answer({"over": len(self.asked) >= self._over_after, "waiting": ["b"], "runs": RUNS})
@@ -56,16 +59,21 @@ def test_a_wait_is_made_of_short_ones_and_tells_how_far_it_is(monkeypatch: pytes
 
 
 def test_a_wait_ends_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "SLICE", 0.02)
-    caller = SlowCaller()
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    async def passes(seconds: float) -> None:
+        clock.now += seconds
+
+    caller = SlowCaller(sleep=passes)
 
     async def main() -> None:
         async with Client(AgentServer(caller)) as client:
-            result = await client.call_tool("wait", {"run_ids": ["a", "b"], "timeout": 0.05})
+            result = await client.call_tool("wait", {"run_ids": ["a", "b"], "timeout": 50})
         assert data(result)["over"] is False
 
     asyncio.run(main())
-    assert 2 <= len(caller.asked) <= 4
+    assert [asked[2]["timeout"] for asked in caller.asked] == [20, 20, 10]
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

@@ -550,13 +550,13 @@ def well_formed(found: PlanText) -> None:
     assert set(found.parameters) <= {row["name"] for row in found.sections.get("parameters", [])}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text() | st.text(alphabet="#|-`~>*[]()1. \t\n\rax:<!=_"))
 def test_any_text_is_read(text: str) -> None:
     well_formed(read(text))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from([*GOOD.splitlines(), "```", "```toml orc", "a = 1", "> ", "- ", "<!--", "|-|-|", "---"]))
 )
@@ -564,7 +564,7 @@ def test_any_shuffle_of_a_plans_lines_is_read(lines: list[str]) -> None:
     well_formed(read("\n".join(lines)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(alphabet=string.printable.replace("\n", "") + "–—…≥→"))
 def test_any_cell_item_and_block_is_read(text: str) -> None:
     well_formed(read(with_section("Parameters to Sweep", f"|Parameter|Values|\n|-|-|\n|{text}|{text}|")))
