@@ -24,7 +24,7 @@ COUNTS = ("total", "running", "launching", "queued", "ready", "failed", "finishe
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
     """One service for all that looks at its own things alone."""
-    with in_process(tmp_path_factory.mktemp("shared") / "home") as found:
+    with in_process(tmp_path_factory.mktemp("shared") / "home", redetect_seconds=86400) as found:
         yield found
 
 

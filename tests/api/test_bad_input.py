@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -445,11 +444,10 @@ def test_a_strange_id_is_not_found(world: World, path: str, text: str) -> None:
 # -- sizes and machines ------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_of_a_million_runs_is_refused_at_once(world: World) -> None:
-    begin = time.monotonic()
+def test_a_sweep_of_a_million_runs_is_refused_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.grid.expand", None)  # the grid is counted, not made
     values = list(range(1000))
     said = world.refuse("POST", "/sweeps", {**SWEEP, "parameters": {"a": values, "b": values}}, "parameters")
-    assert time.monotonic() - begin < 2
     assert "1000000" in said
     assert "50000" in said
 

@@ -69,10 +69,10 @@ def test_a_stream_ends_with_its_token(server: RealServer, run: dict[str, Any], p
 
 
 def test_a_wait_ends_with_its_token_and_tells_nothing(server: RealServer, run: dict[str, Any]) -> None:
-    soon = {"name": "waits", "scopes": ["read"], "expires_at": time.time() + 4.0}
+    soon = {"name": "waits", "scopes": ["read"], "expires_at": time.time() + 8.0}
     reader = Reader(server, f"/runs/{run['id']}/wait?timeout=60", server.post("/tokens", soon)["token"])
     reader.start()
-    reader.join(30)
+    reader.join(60)
     assert not reader.is_alive()
     assert reader.status == 401
     assert "while this was waited for" in reader.text

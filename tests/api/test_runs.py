@@ -326,7 +326,7 @@ def test_a_running_run_stops_with_all_its_processes(service: InProcess, gate: Ga
     assert (over["status"], over["reason"]) == ("stopped", "CANCELLED")
     assert over["stopped_at"] == over["ended_at"]
     assert [event["kind"] for event in service.events(run["id"])].count("run.stop_requested") == 1
-    assert living(run["id"]) == []
+    wait_until(lambda: not living(run["id"]), "the end of job.py, which has told by now")
 
 
 def test_a_launching_run_can_be_stopped(service: InProcess, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,7 +541,7 @@ def test_a_time_limit_is_enforced(service: InProcess, gate: Gate) -> None:
     assert (over["status"], over["reason"]) == ("failed", "TIMEOUT")
     assert 0.6 <= over["ended_at"] - over["started_at"] < 10
     assert over["error"]
-    assert living(over["id"]) == []
+    wait_until(lambda: not living(over["id"]), "the end of job.py, which has told by now")
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,8 @@ def test_an_interpreter_that_is_not_there(cluster: Cluster) -> None:
     assert "execve(): bad interpreter(/no/such)" in cluster.said("execve")
 
 
-def test_cancelling_sends_term_and_after_a_while_kill(cluster: Cluster) -> None:
+def test_cancelling_sends_term_and_after_a_while_kill(slurm_emulator: SlurmEmulator, tmp_path: Path) -> None:
+    cluster = Cluster(slurm_emulator(kill_wait=3), tmp_path)
     job_id = cluster.wrap("trap 'echo TERM' TERM; echo ready; while :; do sleep 0.05; done")
     cluster.said("ready")
     cluster.slurm.run("scancel", str(job_id))
@@ -129,7 +130,7 @@ def test_cancelling_sends_term_and_after_a_while_kill(cluster: Cluster) -> None:
 
 
 def test_a_job_takes_all_its_processes_along(cluster: Cluster) -> None:
-    job_id = cluster.wrap("(setsid sleep 300 & echo $! > pid); sync; exit 3")
+    job_id = cluster.wrap("(setsid sleep 300 & echo $! > pid); exit 3")
     cluster.reach(job_id, "FAILED")
     pid = int((cluster.folder / "pid").read_text())
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the process that fled")

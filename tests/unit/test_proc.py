@@ -299,12 +299,12 @@ def test_a_session_whose_new_leader_is_a_zombie_is_another(monkeypatch: pytest.M
 # -- who listens -------------------------------------------------------------------------------------------------------
 
 
-def bound(family: socket.AddressFamily, address: str) -> socket.socket:
+def bound(family: socket.AddressFamily, address: str, port: int = 0) -> socket.socket:
     found = socket.socket(family)
     if family == socket.AF_INET6:
         found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     try:
-        found.bind((address, 0))
+        found.bind((address, port))
     except OSError:
         found.close()
         pytest.skip(f"{address} cannot be bound here")
@@ -326,7 +326,8 @@ def test_who_listens_on_the_other_loopback_address_is_another() -> None:
     with bound(socket.AF_INET, "127.0.0.1") as listener:
         listener.listen()
         assert listener_uid("::1", listener.getsockname()[1]) is None
-    with bound(socket.AF_INET6, "::1") as listener:
+    # The same port of the other address is held, so that nobody else listens there.
+    with bound(socket.AF_INET, "127.0.0.1") as held, bound(socket.AF_INET6, "::1", held.getsockname()[1]) as listener:
         listener.listen()
         assert listener_uid("127.0.0.1", listener.getsockname()[1]) is None
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,7 @@ def test_a_target_with_a_defect_of_its_own_is_tried_again_and_its_words_stay_uns
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # apprise's own, at its import
 def test_apprise_sends_to_its_targets(database: Database, hook: Hook) -> None:
+    import_module("apprise")  # on a busy machine this alone takes longer than a message may
     targets = targets_of(Settings(notify_apprise=[f"json://127.0.0.1:{hook.port}/path"]))
     with courier(database, targets):
         warn(database)

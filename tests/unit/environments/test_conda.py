@@ -37,9 +37,9 @@ from tests.support.environments import HOOK, applied, conda_prefix, executable, 
     ],
 )
 def test_the_name_of_an_environment_file(text: str, name: str | None) -> None:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     assert conda_name(text) == name
-    assert time.perf_counter() - begin < 1
+    assert time.thread_time() - begin < 1
 
 
 def test_a_named_environment_that_was_made_is_chosen_by_its_path(work: Path, home: Path) -> None:
