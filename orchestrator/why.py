@@ -298,7 +298,26 @@ def _goes_on(run: Mapping[str, Any], known: Known) -> Why:
         return Why(*words[run["reason"]], evidence=evidence)
     if run["status"] == RunStatus.LAUNCHING:
         return Why("launching", "It has its allocation and has not said yet that it began.", "Nothing.", evidence)
-    return _slow(run, known, evidence) or Why("running", "It runs.", "Nothing.", evidence)
+    odd = _without_gpus(run, evidence) or _slow(run, known, evidence)
+    return odd or Why("running", "It runs.", "Nothing.", evidence)
+
+
+def _without_gpus(run: Mapping[str, Any], evidence: list[dict[str, Any]]) -> Why | None:
+    """A run that asked Slurm for GPUs and was told of none.
+
+    Source: measured with Slurm 22.05. What slurmctld starts in its first seconds, before a node has told it of its
+    devices, gets GPUs by their number alone; and when it ends they stay taken, through DOWN and RESUME too.
+    """
+    asked = run["resources"].get("gpus")
+    if not asked or run["gpus"] or not run.get("scheduler"):
+        return None
+    words = f"It runs, asked for {asked} GPU(s), and Slurm named none to it (SLURM_JOB_GPUS, CUDA_VISIBLE_DEVICES)."
+    action = (
+        "It may see no GPU, or all of its node's, others' too: see orc logs RUN. Slurm does so with what it starts "
+        "just after its controller was restarted, and such GPUs stay taken until an administrator calls `scontrol "
+        "reconfigure`. Stop it and run it again, unless this cluster never numbers its GPUs."
+    )
+    return Why("no_gpus", words, action, evidence)
 
 
 def _slow(run: Mapping[str, Any], known: Known, evidence: list[dict[str, Any]]) -> Why | None:

@@ -399,6 +399,25 @@ def test_a_run_that_goes_on_is_told_how(status: RunStatus, reason: Reason | None
     assert (found.category, sources(found)) == (category, ["run", "slurm"])
 
 
+JOB = {"job_id": "15", "state": "RUNNING", "nodes": "n1"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "category"),
+    [
+        ({"resources": {"gpus": 2}, "scheduler": JOB}, "no_gpus"),
+        ({"resources": {"gpus": 2}, "scheduler": JOB, "gpus": [{"index": 0}, {"index": 1}]}, "running"),
+        ({"resources": {"cpus": 2}, "scheduler": JOB}, "running"),
+        ({"resources": {"gpus": 0}, "scheduler": JOB}, "running"),
+        ({"resources": {"gpus": 2}}, "running"),
+    ],
+)
+def test_a_run_that_slurm_names_none_of_its_gpus_to_is_told(fields: dict[str, Any], category: str) -> None:
+    found = why(RunStatus.RUNNING, **fields)
+    assert found.category == category
+    assert ("scontrol reconfigure" in found.action) is (category == "no_gpus")
+
+
 def running(used: float | None, elapsed: float = 3600.0, **resources: Any) -> Why:
     known = Known(cpu_seconds=used, now=NOW)
     return why(RunStatus.RUNNING, started_at=NOW - elapsed, resources=resources, known=known)
