@@ -118,7 +118,7 @@ def waiting(server: RealServer) -> list[Any]:
 
 def state_of(slurm: Slurm) -> str:
     """What the cluster says of its nodes and of the jobs that it has."""
-    nodes = slurm.run("sinfo", "-h", "-N", "-o", "%N %T %E").stdout
+    nodes = slurm.run("sinfo", "-h", "-N", "-O", "NodeList:8,StateComplete:30,GresUsed:40,Reason:40").stdout
     return str(nodes + slurm.run("squeue", "-h", "-o", "%i %T %r %l %D %b").stdout)
 
 

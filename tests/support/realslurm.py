@@ -11,6 +11,7 @@ What made it work on one host is in the comments beside each setting.
 
 import argparse
 import os
+import random
 import shutil
 import signal
 import socket
@@ -39,15 +40,16 @@ def missing(*, accounting: bool) -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in held]
-    finally:
-        for one in held:
-            one.close()
+    """Ports of loopback that nobody listens on now, and that the kernel gives to nobody who asks for any."""
+    given_out = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found: list[int] = []
+    for port in random.sample(range(10_000, given_out), given_out - 10_000):
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"of loopback's ports 10000 to {given_out}, only {len(found)} are free: {count} are needed")
 
 
 class RealSlurm:
@@ -108,13 +110,24 @@ class RealSlurm:
     # -- what a test does to it ------------------------------------------------------------------------------------
 
     def start_controller(self) -> None:
-        """Starts slurmctld and waits until it answers."""
+        """Starts slurmctld and waits until it answers and knows its nodes' GPUs.
+
+        A job that Slurm 22.05 starts before a node has told of its devices, 3 s after slurmctld's start, gets GPUs by
+        their number alone, no CUDA_VISIBLE_DEVICES, and when it ends they stay taken: seen here, and not cured by the
+        node's DOWN and RESUME, but by ``scontrol reconfigure``, which makes the nodes tell at once.
+        """
         self._spawn("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
         self._until(lambda: self.run("scontrol", "ping", check=False).returncode == 0, "slurmctld answers")
+        alive = [node for node in NODES if self._running(f"slurmd-{node}")]
+        if alive:
+            self.run("scontrol", "reconfigure")
+            self._until(lambda: all("IDX" in self._gpus_used(node) for node in alive), "the nodes' GPUs known")
+            self.run("scontrol", "reconfigure")  # and what was started meanwhile gives its GPUs back
 
     def stop_controller(self) -> None:
         """Stops slurmctld as its service would: its state is saved."""
-        self._end("slurmctld", signal.SIGTERM)
+        if not self._end("slurmctld", signal.SIGTERM):
+            raise TimeoutError("slurmctld did not end of SIGTERM and was killed: its state is not saved")
 
     def kill_controller(self) -> None:
         """kill -9: what it has not saved is lost."""
@@ -140,10 +153,11 @@ class RealSlurm:
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=failed by a test")
 
     def resume_node(self, node: str) -> None:
-        """The node is back and takes jobs."""
+        """The node is back and takes jobs: one that was down when its slurmd has registered, no sooner."""
         if not self._running(f"slurmd-{node}"):
             self.start_node(node)
-        self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
+        else:
+            self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
         self._until(lambda: self._node_state(node) in {"idle", "mixed", "allocated"}, f"node {node} back")
 
     def stop_database(self) -> None:
@@ -236,11 +250,13 @@ MaxJobCount={self.max_job_count}
 MinJobAge={self.min_job_age}
 ReturnToService=2
 SlurmctldTimeout=10
-SlurmdTimeout=10
+# A slurmd that is held back on a busy machine is not away: fail_node says when one is.
+SlurmdTimeout=60
+BatchStartTimeout=60
 KillWait=5
 MessageTimeout=10
 InactiveLimit=0
-SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2,max_array_tasks=100001
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2,max_array_tasks=100001,nohold_on_prolog_fail
 DefMemPerCPU=500
 {accounting}
 {nodes}
@@ -290,7 +306,7 @@ StorageLoc=slurm_acct_db
         )
         self._until(sock.exists, "MariaDB's socket")
         self.start_database()
-        self._until(lambda: "orctest" in self._add_cluster(), "slurmdbd answers", 60)
+        self._until(lambda: "orctest" in self._add_cluster(), "slurmdbd answers")
         for account in ACCOUNTS:
             self._sacctmgr("add", "account", account)
         self._sacctmgr("add", "qos", "few", "set", "MaxSubmitJobsPerUser=3")
@@ -315,6 +331,10 @@ StorageLoc=slurm_acct_db
     def _node_state(self, node: str) -> str:
         return self.run("sinfo", "-h", "-p", "normal", "-n", node, "-o", "%T", check=False).stdout.strip()
 
+    def _gpus_used(self, node: str) -> str:
+        """``gpu:a100:2(IDX:0-1)``; without the indices where slurmctld does not know of the devices."""
+        return self.run("sinfo", "-h", "-p", "normal", "-n", node, "-O", "GresUsed:100", check=False).stdout
+
     def _spawn(self, name: str, *command: str, conf: Path | None = None) -> None:
         conf_file = conf or self.conf
         # slurmdbd has no setting for MariaDB's socket; the client library takes it from the environment.
@@ -329,32 +349,33 @@ StorageLoc=slurm_acct_db
     def _running(self, name: str) -> bool:
         return name in self._daemons and self._daemons[name].poll() is None
 
-    def _end(self, name: str, number: int) -> None:
+    def _end(self, name: str, number: int) -> bool:
+        """Whether it is gone and need not be killed for it."""
         process = self._daemons.pop(name, None)
         if process is None or process.poll() is not None:
-            return
+            return True
         process.send_signal(number)
         if number == signal.SIGTERM:
             process.send_signal(signal.SIGCONT)
         try:
-            process.wait(timeout=10)
+            process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+            return False
+        return True
 
     def _stepds(self, node: str = "") -> list[int]:
-        """slurmstepd processes of this cluster (of one node): they outlive their slurmd."""
+        """slurmstepd processes of this cluster (of one node): they outlive their slurmd, whose log they have open."""
         found = []
+        logs = {str(self.folder / "log" / f"slurmd-{one}.log") for one in ([node] if node else NODES)}
         for path in Path("/proc").iterdir():
             if not path.name.isdigit():
                 continue
             with suppress(OSError):
                 if not (path / "cmdline").read_bytes().startswith(b"slurmstepd"):
                     continue
-                environment = (path / "environ").read_bytes()
-                spool = b"SLURM_CONF=" + str(self.conf).encode()
-                named = not node or f"/spool/{node}".encode() in _open_files(path)
-                if spool in environment.split(b"\0") and named:
+                if logs & _open_files(path):
                     found.append(int(path.name))
         return found
 
@@ -375,7 +396,7 @@ StorageLoc=slurm_acct_db
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
 
-    def _until(self, condition: "object", what: str, seconds: float = 30.0) -> None:
+    def _until(self, condition: "object", what: str, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         assert callable(condition)
         while not condition():
@@ -388,13 +409,13 @@ StorageLoc=slurm_acct_db
             time.sleep(0.05)
 
 
-def _open_files(path: Path) -> bytes:
-    """What a process has open, and its first environment: which node's slurmstepd it is stands there."""
-    links = []
+def _open_files(path: Path) -> set[str]:
+    """What a process has open."""
+    found = set()
     for fd in (path / "fd").iterdir():
         with suppress(OSError):
-            links.append(os.readlink(fd))
-    return "\n".join(links).encode() + (path / "cmdline").read_bytes()
+            found.add(str(fd.readlink()))
+    return found
 
 
 def _clean_environment() -> dict[str, str]:
