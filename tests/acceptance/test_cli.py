@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,16 @@ class Orc:
         return json.loads(done.stdout)
 
     def server(self) -> dict[str, Any] | None:
-        path = self.home / "server.json"
-        return dict(json.loads(path.read_text())) if path.exists() else None
+        try:
+            return dict(json.loads((self.home / "server.json").read_text()))
+        except FileNotFoundError:
+            return None
 
     def close(self) -> None:
         said = self.server()
         if said is not None:
-            os.kill(said["pid"], 15)
+            with suppress(ProcessLookupError):  # it may end by itself any moment
+                os.kill(said["pid"], 15)
             wait_until(lambda: not (self.home / "server.json").exists())
         end_runs(self.home / "runs")
 
@@ -269,7 +273,9 @@ def test_doctor_tells_what_is_in_force_and_where_it_came_from(orc: Orc) -> None:
 def test_shell_completion_completes_commands(orc: Orc) -> None:
     done = orc(_ORC_COMPLETE="complete_bash", COMP_WORDS="orc s", COMP_CWORD="1")
     assert set(done.stdout.split()) == {"script", "serve", "show", "skill", "stop", "sweep"}
-    assert "orc" in orc("--show-completion", "bash").stdout
+    asked = ["bash", "-c", '"$0" --show-completion; exit $?', ORC]  # it asks which shell has called it
+    shown = subprocess.run(asked, env=orc.environment, capture_output=True, text=True, timeout=90, check=True)
+    assert "_ORC_COMPLETE=complete_bash" in shown.stdout
 
 
 def test_a_reader_that_goes_away_is_no_crash(orc: Orc) -> None:

@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(150)]
 POLLS = {
     "ORC_SLURM_POLL_FLOOR_SECONDS": "0.3",
     "ORC_SLURM_POLL_CEILING_SECONDS": "1",
-    "ORC_SLURM_COMMAND_DEADLINE_SECONDS": "2",
-    "ORC_SLURM_SUBMIT_DEADLINE_SECONDS": "2",
+    "ORC_SLURM_COMMAND_DEADLINE_SECONDS": "5",
+    "ORC_SLURM_SUBMIT_DEADLINE_SECONDS": "5",
 }
 
 
@@ -47,7 +47,7 @@ def executions(path: Path) -> list[str]:
 def test_a_full_queue_holds_runs_back_and_is_no_outage(orc: RealServer, slurm: EmulatedSlurm, tmp_path: Path) -> None:
     slurm.faults.full_queue(True)
     run = orc.run(f"echo $ORC_RUN_ID >> {tmp_path}/marks")
-    wait_until(lambda: orc.get(f"/runs/{run['id']}")["reason"] == "SUBMIT_LIMIT", "held back by the full queue", 30)
+    wait_until(lambda: orc.get(f"/runs/{run['id']}")["reason"] == "SUBMIT_LIMIT", "held back by the full queue")
     assert status(orc) == "healthy"
     assert "temporarily unable" in str(orc.get(f"/runs/{run['id']}/why")["evidence"])
     slurm.faults.full_queue(False)
@@ -72,7 +72,7 @@ def test_runs_on_this_machine_go_on_while_slurm_hangs(orc: RealServer, slurm: Em
         waiting = [orc.run("true", resources=resources) for resources in asks]
         wait_until(lambda: status(orc) == "degraded", "degraded", 60)
         here = orc.run("true", executor="local")
-        assert orc.over(here["id"], 30)["status"] == "finished"
+        assert orc.over(here["id"])["status"] == "finished"
         assert {orc.status(run["id"]) for run in waiting} == {"queued"}
     finally:
         slurm.controller.resume()

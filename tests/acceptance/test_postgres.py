@@ -171,7 +171,7 @@ def test_who_takes_over_waits_for_the_transaction_under_way(database: str, monke
 
 def test_who_takes_over_waits_for_no_server_that_stands_still(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert STANDSTILL <= LIFETIME_SECONDS
-    monkeypatch.setattr("orchestrator.db.STANDSTILL", 0.5)
+    monkeypatch.setattr("orchestrator.db.STANDSTILL", 3.0)
     with held(database) as mine:
         standing = Standing(mine)
         taken_over(database, monkeypatch).result(30)

@@ -80,7 +80,7 @@ def test_a_run_that_runs_out_of_memory_is_tried_with_all_that_the_node_has_and_n
     templates.mkdir()
     (templates / "job.sh.j2").write_text("#EMULATE duration=0 state=OUT_OF_MEMORY\n")
     made = service.run("true", resources={"mem": "300M"}, retry={"max": 9, "on": ["OUT_OF_MEMORY"]})
-    over = service.over(made["id"])
+    over = service.over(made["id"], 90)
     assert (over["status"], over["reason"], over["resources"]) == ("failed", "OUT_OF_MEMORY", {"mem": "1000M"})
     assert [past["reason"] for past in over["history"]] == ["OUT_OF_MEMORY"] * 3
     assert "no node that it may have gives more" in over["error"]

@@ -579,7 +579,7 @@ def test_a_repeat_under_the_same_key_executes_once(service: InProcess) -> None:
 def test_a_plan_is_completed_when_its_sweep_ends(service: InProcess) -> None:
     plan = saved(service)
     ask(service, "POST", f"/plans/{plan['id']}/execute").raise_for_status()
-    wait_until(lambda: service.get(f"/plans/{plan['id']}")["status"] == "completed", "the plan completed", 30)
+    wait_until(lambda: service.get(f"/plans/{plan['id']}")["status"] == "completed", "the plan completed")
 
 
 def test_a_marked_plan_is_completed_when_its_grid_is_done(service: InProcess) -> None:
@@ -589,4 +589,4 @@ def test_a_marked_plan_is_completed_when_its_grid_is_done(service: InProcess) ->
         for seed in (1, 2, 3):
             body = {"name": "x", "command": "true", "plan_id": plan["id"], "auto_start": True}
             service.post("/runs", body | {"sweep_params": {"lr": lr, "seed": seed}})
-    wait_until(lambda: service.get(f"/plans/{plan['id']}")["status"] == "completed", "the plan completed", 30)
+    wait_until(lambda: service.get(f"/plans/{plan['id']}")["status"] == "completed", "the plan completed")

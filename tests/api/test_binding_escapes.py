@@ -119,7 +119,7 @@ def test_a_run_is_begun_again_as_often_as_its_plan_has_it_retried(
     again = agent("POST", f"/runs/{run['id']}/requeue")
     if allowed:
         assert again.status_code == 200
-        wait_until(lambda: service.get(f"/runs/{run['id']}")["attempt"] == 2, "the second attempt", 30)
+        wait_until(lambda: service.get(f"/runs/{run['id']}")["attempt"] == 2, "the second attempt")
         service.until(run["id"], "running")
         again = agent("POST", f"/runs/{run['id']}/requeue")
     assert "retry.max" in diff_of(again)
@@ -137,7 +137,7 @@ def test_a_completed_plan_lets_what_failed_run_again_within_its_budget(service: 
     plan = agent.saved(bindable("exit {lr} {seed}", values="| lr | 3 | |\n| seed | 1 | |", runs=1, budget="runs = 2"))
     agent("POST", f"/plans/{plan['id']}/execute").raise_for_status()
     [run] = service.get("/runs", plan_id=plan["id"])
-    wait_until(lambda: service.get(f"/plans/{plan['id']}")["status"] == "completed", "the plan's end", 30)
+    wait_until(lambda: service.get(f"/plans/{plan['id']}")["status"] == "completed", "the plan's end")
     another = agent("POST", "/runs", run_of(plan, "exit 3 1"))
     assert (another.status_code, "but for reruns" in another.json()["detail"]) == (403, True)
     other_command = agent("POST", f"/runs/{run['id']}/rerun", {"command": "exit 0 1"})
@@ -172,7 +172,7 @@ def test_only_what_failed_of_it_is_a_way_into_a_completed_plan(service: InProces
     values = "| lr | 1, 3 | |\n| seed | 1 | |"
     plan = agent.saved(bindable("test {lr} = {seed}", values=values, runs=2, budget="runs = 9"))
     agent("POST", f"/plans/{plan['id']}/execute").raise_for_status()
-    wait_until(lambda: service.get(f"/plans/{plan['id']}")["status"] == "completed", "the plan's end", 30)
+    wait_until(lambda: service.get(f"/plans/{plan['id']}")["status"] == "completed", "the plan's end")
     if parent == "of another plan":
         named = failing(service, agent)[1]
     elif parent == "that has not run":
@@ -206,7 +206,7 @@ def test_who_tries_again_and_again_is_refused_under_one_number(service: InProces
         told.extend([answer.json()] if answer.status_code == 403 else [])
         return len({str(item["amendment"]) for item in told}) > 1
 
-    wait_until(refused_for_two_amounts, "a later refusal asks for more", 30)
+    wait_until(refused_for_two_amounts, "a later refusal asks for more")
     assert len({item["refusal"] for item in told}) == 1
 
 

@@ -279,7 +279,7 @@ def test_a_strange_key_holds_nobody_up(alone: InProcess) -> None:
         command = f"printf '%s\\n' {shlex.quote(row)} '{{\"loss\": 0.5}}' >> $ORC_METRICS_FILE"
         runs.append(alone.run(command)["id"])
     for run_id in runs:
-        assert alone.over(run_id, seconds=10)["status"] == "finished"
+        assert alone.over(run_id)["status"] == "finished"
         assert alone.counted(run_id, "loss", 1)["metrics"]["loss"] == 0.5
     assert alone.http.get("/readyz").status_code == 200
 

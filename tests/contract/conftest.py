@@ -30,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return KINDS.index(max(spec, key=len)) if spec else -1
 
     ours = [item for item in items if item.path.parent == Path(__file__).parent]
+    for item in ours:  # the first of each kind starts MariaDB, slurmdbd, slurmctld, four slurmds and the server
+        item.add_marker(pytest.mark.timeout(300))
     ours.sort(key=lambda item: (place_of(item), item.path.name == "test_limits.py"))
     rest = iter(ours)
     items[:] = [next(rest) if item.path.parent == Path(__file__).parent else item for item in items]

@@ -36,7 +36,7 @@ def job_of(run: Json) -> str:
     return str(job_id) if index is None else f"{job_id}_{index}"
 
 
-def in_slurm(orc: RealServer, run_id: str, *states: str, seconds: float = 30.0) -> Json:
+def in_slurm(orc: RealServer, run_id: str, *states: str, seconds: float = 60.0) -> Json:
     """The run once Slurm has shown its job (in one of these states)."""
 
     def there() -> Json | None:
@@ -50,9 +50,16 @@ def in_slurm(orc: RealServer, run_id: str, *states: str, seconds: float = 30.0) 
     return wait_until(there, f"run {run_id} in Slurm {'/'.join(states)}", seconds)
 
 
-def begun(orc: RealServer, run_ids: Iterable[str], seconds: float = 30.0) -> list[Json]:
+def begun(orc: RealServer, run_ids: Iterable[str], seconds: float = 60.0) -> list[Json]:
     """The runs once they all run."""
     return [orc.until(run_id, "running", seconds=seconds) for run_id in run_ids]
+
+
+def executing(orc: RealServer, run_id: str, path: Path, attempt: int = 1) -> Json:
+    """The run once it runs and has said so: its start is told just before its first command."""
+    run = orc.until(run_id, "running", seconds=60)
+    wait_until(lambda: f"{run_id} {attempt}" in marks(path), f"run {run_id} has said that it executes")
+    return run
 
 
 def show(slurm: Slurm, job: str, form: str = "%T") -> str:
@@ -153,7 +160,10 @@ def end_all(orc: RealServer, keep: str) -> None:
 
 
 def start_long_runs(place: Site) -> dict[str, str]:
-    """Runs of a minute, all on n4, which nothing else fails or fills. Their ids by what they show."""
+    """Runs of a minute, all on n4, which nothing else fails or fills. Their ids by what they show.
+
+    slurmctld looks each half minute, and sends their signal up to so much early: in their second 15 at the earliest.
+    """
     orc = place.orc
     trap = "trap 'echo warned; exit 0' USR1; while :; do sleep 0.2; done"
     python = (
@@ -165,9 +175,9 @@ def start_long_runs(place: Site) -> dict[str, str]:
     given: dict[str, dict[str, Any]] = {
         "limit": {"command": "echo begun; sleep 500"},
         "ignores": {"command": "trap '' TERM; for i in {1..500}; do sleep 1; done"},
-        "trap": {"command": trap, "signal": "USR1@50"},
-        "child": {"command": f"echo plain\npython3 {script}\necho after", "signal": "USR1@50"},
-        "uncaught": {"command": "sleep 500", "signal": "USR1@50"},
+        "trap": {"command": trap, "signal": "USR1@15"},
+        "child": {"command": f"echo plain\npython3 {script}\necho after", "signal": "USR1@15"},
+        "uncaught": {"command": "sleep 500", "signal": "USR1@15"},
         "unasked": {"command": "trap 'echo warned' USR1; for i in {1..500}; do sleep 1; done"},
         "retried": {"command": "[ $ORC_ATTEMPT = 2 ] || sleep 500", "retry": {"max": 1, "on": ["TIMEOUT"]}},
     }

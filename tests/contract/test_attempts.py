@@ -7,6 +7,7 @@ import pytest
 
 from tests.contract.looking import (
     ended,
+    executing,
     in_slurm,
     job_of,
     mark,
@@ -49,7 +50,8 @@ def test_a_requeue_keeps_the_job_and_tells_wandb_to_resume(orc: RealServer) -> N
 def test_a_running_job_that_an_admin_requeues_begins_its_next_attempt(
     orc: RealServer, slurm: Slurm, files: Path
 ) -> None:
-    run = orc.until(orc.run(f"{mark(files / 'marks')}; {first_only('sleep 600')}")["id"], "running")
+    run = orc.run(f"{mark(files / 'marks')}; {first_only('sleep 600')}")
+    run = executing(orc, run["id"], files / "marks")
     slurm.run("scontrol", "requeue", job_of(run))
     over = orc.over(run["id"], 60)
     assert (over["status"], over["attempt"]) == ("finished", 2)
@@ -66,7 +68,7 @@ def test_a_requeued_task_of_an_array_leaves_the_others_their_attempt(orc: RealSe
 def test_a_preempted_run_begins_again_after_the_other(orc: RealServer, files: Path) -> None:
     whole = {"nodelist": "n1", "exclusive": True}
     low = orc.run(f"{mark(files / 'marks')}; {first_only('sleep 600')}", resources={**whole, "partition": "low"})
-    orc.until(low["id"], "running")
+    executing(orc, low["id"], files / "marks")
     high = orc.run(mark(files / "marks"), resources={**whole, "partition": "high"})
     assert orc.over(high["id"], 60)["status"] == "finished"
     over = orc.over(low["id"], 60)
@@ -76,7 +78,8 @@ def test_a_preempted_run_begins_again_after_the_other(orc: RealServer, files: Pa
 
 def test_a_run_whose_node_fails_begins_again(orc: RealServer, slurm: Slurm, files: Path) -> None:
     asked = {"nodelist": "n2"}
-    run = orc.until(orc.run(f"{mark(files / 'marks')}; {first_only('sleep 600')}", resources=asked)["id"], "running")
+    run = orc.run(f"{mark(files / 'marks')}; {first_only('sleep 600')}", resources=asked)
+    executing(orc, run["id"], files / "marks")
     with node_failed(slurm, "n2"):
         orc.until(run["id"], "queued", seconds=60)
     over = orc.over(run["id"], 90)
@@ -100,7 +103,7 @@ def test_a_run_that_asks_for_requeues_without_end_can_be_stopped(orc: RealServer
 
 
 def test_a_run_stopped_between_its_attempts_does_not_begin_again(orc: RealServer, slurm: Slurm, files: Path) -> None:
-    run = orc.until(orc.run(f"{mark(files / 'marks')}; sleep 600")["id"], "running")
+    run = executing(orc, orc.run(f"{mark(files / 'marks')}; sleep 600")["id"], files / "marks")
     slurm.run("scontrol", "requeuehold", job_of(run))
     orc.until(run["id"], "queued")
     orc.post(f"/runs/{run['id']}/stop")

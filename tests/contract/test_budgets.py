@@ -10,7 +10,7 @@ from tests.contract.looking import marks
 from tests.support.loops import agent_token, plan_for
 from tests.support.service import RealServer
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.acceptance
 
 
 def test_fifty_submissions_at_once_get_what_the_budget_has(orc: RealServer, files: Path) -> None:

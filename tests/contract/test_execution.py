@@ -37,11 +37,13 @@ def test_a_run_gets_as_many_gpus_as_it_asks_for_and_no_more(orc: RealServer) -> 
 
 
 def test_runs_that_ask_for_the_same_go_out_as_one_array(orc: RealServer, slurm: Slurm) -> None:
-    runs = [orc.run(f"echo {number}", resources={"cpus": 1, "mem": "100M"}) for number in range(8)]
+    asked = {"name": "t", "resources": {"cpus": 1, "mem": "100M"}, "auto_start": True}
+    bodies = [{**asked, "command": f"echo {number}"} for number in range(8)]
+    runs = orc.post("/runs/bulk", {"runs": bodies})
     over = [orc.over(run["id"]) for run in runs]
     assert [orc.log(run["id"]) for run in runs] == [f"{number}\n" for number in range(8)]
-    assert len({run["scheduler"]["job_id"] for run in over}) <= 2
-    assert sorted(run["scheduler"]["array_index"] for run in over if run["scheduler"]["array_index"] is not None)
+    assert len({run["scheduler"]["job_id"] for run in over}) == 1
+    assert sorted(run["scheduler"]["array_index"] for run in over) == list(range(8))
 
 
 def test_the_allocation_is_seen_by_the_command(orc: RealServer) -> None:

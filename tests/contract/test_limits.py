@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.service import Json, RealServer
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.acceptance
 LATEST = 150.0  # a minute's limit, half a minute until slurmctld looks, KillWait, and another attempt's start
 
 

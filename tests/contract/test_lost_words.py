@@ -11,7 +11,7 @@ from tests.support.service import Json, RealServer
 from tests.support.sites import Slurm
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.acceptance
 
 STATUSES_OF_TWO_ATTEMPTS = ["ready", "queued", "running", "queued", "running", "finished"]
 
@@ -147,8 +147,16 @@ def test_a_job_of_somebody_else_that_got_the_forgotten_id_is_not_taken_for_ours(
     slurm.run("scancel", "--name=theirs")
 
 
-def test_a_requeued_run_is_queued_between_its_attempts(orc: RealServer) -> None:
-    run = orc.run("sleep 1; [ $ORC_ATTEMPT != 1 ] || exit 99; sleep 1")
+def _runs(orc: RealServer, run_id: str, attempt: int) -> bool:
+    found = orc.get(f"/runs/{run_id}")
+    return bool((found["status"], found["attempt"]) == ("running", attempt))
+
+
+def test_a_requeued_run_is_queued_between_its_attempts(orc: RealServer, files: Path) -> None:
+    run = orc.run(f"until [ -e {files}/$ORC_ATTEMPT ]; do sleep 0.1; done; [ $ORC_ATTEMPT != 1 ] || exit 99")
+    for attempt in (1, 2):
+        wait_until(lambda: _runs(orc, run["id"], attempt), f"attempt {attempt} runs", 60)  # noqa: B023
+        (files / str(attempt)).touch()
     over = orc.over(run["id"], 60)
     assert (over["status"], over["attempt"], len(over["history"])) == ("finished", 2, 2)
     seen = statuses(orc, run["id"])

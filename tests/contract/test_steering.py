@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.looking import LATER, begun, in_slurm, job_of, mark, marks, said, show, sweep, until_file
+from tests.contract.looking import LATER, executing, in_slurm, job_of, mark, marks, said, show, sweep, until_file
 from tests.support.service import RealServer
 from tests.support.sites import Slurm
 from tests.support.waiting import wait_until
@@ -95,16 +95,18 @@ def test_a_sweep_gets_another_priority_as_a_whole(orc: RealServer, slurm: Slurm)
 
 
 def test_a_running_run_can_be_requeued(orc: RealServer, slurm: Slurm, files: Path) -> None:
-    run = orc.until(orc.run(f"{mark(files / 'marks')}; [ $ORC_ATTEMPT = 2 ] || sleep 600")["id"], "running")
+    run = orc.run(f"{mark(files / 'marks')}; [ $ORC_ATTEMPT = 2 ] || sleep 600")
+    executing(orc, run["id"], files / "marks")
     orc.post(f"/runs/{run['id']}/requeue")
-    over = orc.over(run["id"], 40)
+    over = orc.over(run["id"], 90)
     assert (over["status"], over["attempt"], len(over["history"])) == ("finished", 2, 2)
     assert marks(files / "marks") == [f"{run['id']} 1", f"{run['id']} 2"]
 
 
 def test_a_sweep_is_requeued_as_a_whole(orc: RealServer, files: Path) -> None:
     sweep_id, run_ids = sweep(orc, f"{mark(files / 'marks')}; [ $ORC_ATTEMPT = 2 ] || sleep 600", 3)
-    begun(orc, run_ids)
+    for run_id in run_ids:
+        executing(orc, run_id, files / "marks")
     orc.post(f"/sweeps/{sweep_id}/requeue")
     over = [orc.over(run_id, 60) for run_id in run_ids]
     assert {(run["status"], run["attempt"]) for run in over} == {("finished", 2)}
@@ -165,7 +167,8 @@ def test_a_held_run_has_its_niceness_once_released(orc: RealServer, slurm: Slurm
 
 def test_a_run_that_slurm_does_not_requeue_is_submitted_again(orc: RealServer, files: Path) -> None:
     command = f"{mark(files / 'marks')}; [ $ORC_ATTEMPT = 2 ] || sleep 600"
-    run = orc.until(orc.run(command, resources={"slurm": {"no-requeue": True}})["id"], "running")
+    run = orc.run(command, resources={"slurm": {"no-requeue": True}})
+    run = executing(orc, run["id"], files / "marks")
     orc.post(f"/runs/{run['id']}/requeue")
     over = orc.over(run["id"], 60)
     assert (over["status"], over["attempt"]) == ("finished", 2)

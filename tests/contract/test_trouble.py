@@ -9,6 +9,7 @@ from tests.contract.looking import (
     controller_away,
     database_away,
     degraded,
+    executing,
     in_slurm,
     job_of,
     mark,
@@ -75,10 +76,12 @@ def test_submissions_wait_for_the_controller_and_go_out_when_it_is_back(
 def test_a_running_job_that_the_controller_forgot_ends_well_and_executes_once(
     orc: RealServer, slurm: Slurm, files: Path, settled: None
 ) -> None:
-    run = orc.until(orc.run(f"{mark(files / 'marks')}; {until_file(files / 'go')}")["id"], "running")
-    kill_and_start(slurm)
+    run = executing(orc, orc.run(f"{mark(files / 'marks')}; {until_file(files / 'go')}")["id"], files / "marks")
+    slurm.kill_controller()
+    (files / "go").touch()  # now: one that knows it not ends it as soon as its node has registered
+    wait_until((Path(run["run_dir"]) / "attempts/1/exit.json").exists, "the exit record")
+    slurm.start_controller()
     well(orc)
-    (files / "go").touch()
     over = orc.over(run["id"], 60)
     assert (over["status"], over["exit_code"], over["attempt"]) == ("finished", 0, 1)
     assert marks(files / "marks") == [f"{run['id']} 1"]
@@ -120,14 +123,14 @@ def test_nothing_is_lost_while_slurmdbd_is_away(orc: RealServer, place: Site, fi
     begins = orc.until(orc.run(f"{until_file(files / 'go')}; exit 4")["id"], "running")
     with database_away(place.slurm):
         (files / "go").touch()
-        over = orc.over(begins["id"], 40)
+        over = orc.over(begins["id"])
         assert (over["reason"], over["exit_code"]) == ("NONZERO_EXIT", 4)
-        during = orc.over(orc.run("true")["id"], 40)
+        during = orc.over(orc.run("true")["id"])
         assert during["status"] == "finished"
         assert not degraded(orc)
         stopping = orc.until(orc.run("sleep 600")["id"], "running")
         orc.post(f"/runs/{stopping['id']}/stop")
-        assert orc.over(stopping["id"], 40)["status"] == "stopped"
+        assert orc.over(stopping["id"])["status"] == "stopped"
 
 
 def test_a_wish_made_while_the_controller_is_away_is_carried_out_later(orc: RealServer, slurm: Slurm) -> None:

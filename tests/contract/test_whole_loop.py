@@ -9,7 +9,7 @@ from tests.support.loops import Curl, agent_token, drive
 from tests.support.mcploops import by_http, by_stdio
 from tests.support.service import RealServer
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.acceptance
 
 
 def test_by_curl_alone(orc: RealServer, files: Path) -> None:

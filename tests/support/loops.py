@@ -82,6 +82,8 @@ def drive(agent: Driver, orc: RealServer, files: Path) -> str:
     done = [orc.get(f"/runs/{run_id}") for run_id in ids]
     assert {found["status"] for found in done} == {"finished"}, done
     orc.until_plan(plan["id"], "completed")
+    for run_id in ids:
+        orc.counted(run_id, "val/loss", 1)
     report = agent.report(plan["id"])
     assert "**`lr` = `0.1`**: `val/loss` = 0.1" in report
     assert "| val/loss &lt; 0.5 | ✅ met | 0.1 |" in report

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Calls:
         """A run's status."""
         return str(self.get(f"/runs/{run_id}")["status"])
 
-    def until(self, run_id: str, *statuses: str, seconds: float = 30.0) -> Json:
+    def until(self, run_id: str, *statuses: str, seconds: float = 60.0) -> Json:
         """The run once it has one of these statuses; another end than those fails at once."""
 
         def there(run: Json) -> bool:
@@ -65,11 +65,11 @@ class Calls:
 
         return self._once(f"/runs/{run_id}", there, "/".join(statuses), seconds)
 
-    def over(self, run_id: str, seconds: float = 30.0) -> Json:
+    def over(self, run_id: str, seconds: float = 60.0) -> Json:
         """The run once it is over, however."""
         return self.until(run_id, *TERMINAL, seconds=seconds)
 
-    def counted(self, run_id: str, key: str, rows: int, seconds: float = 30.0) -> Json:
+    def counted(self, run_id: str, key: str, rows: int, seconds: float = 60.0) -> Json:
         """The run once it has so many rows of this metric: some may be read after its end."""
 
         def there(run: Json) -> bool:
@@ -77,7 +77,7 @@ class Calls:
 
         return self._once(f"/runs/{run_id}", there, f"{rows} rows of {key}", seconds)
 
-    def until_plan(self, plan_id: str, status: str, seconds: float = 30.0) -> Json:
+    def until_plan(self, plan_id: str, status: str, seconds: float = 60.0) -> Json:
         """The plan once it has this status."""
         return self._once(f"/plans/{plan_id}", lambda plan: bool(plan["status"] == status), status, seconds)
 
@@ -224,10 +224,11 @@ def end_runs(runs_dir: Path) -> None:
             continue
         fields = dict(line.partition("=")[::2] for line in claim.read_text().splitlines())
         stat = Path(f"/proc/{fields['pid']}/stat")
-        if stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[19] == fields["start_ticks"]:
-            os.kill(int(fields["pid"]), signal.SIGTERM)
-            while _lives(stat) and time.monotonic() < deadline:
-                time.sleep(0.02)
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may end by itself any moment
+            if stat.read_text().rsplit(")", 1)[1].split()[19] == fields["start_ticks"]:
+                os.kill(int(fields["pid"]), signal.SIGTERM)
+                while _lives(stat) and time.monotonic() < deadline:
+                    time.sleep(0.02)
 
 
 def _lives(stat: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T | None], what: str | Callable[[], str] = "", seconds: float = 30.0) -> T:
+def wait_until(condition: Callable[[], T | None], what: str | Callable[[], str] = "", seconds: float = 60.0) -> T:
     """The condition's first true answer. Fails with ``what`` (as it is then) when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
