@@ -7,6 +7,8 @@ import pytest
 from orchestrator.testing import EmulatedSlurm, Job, Node, Partition, SlurmEmulator
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.acceptance
+
 pytest_plugins = ["orchestrator.testing.plugin"]
 
 

@@ -11,6 +11,8 @@ import pytest
 from orchestrator.testing import ControllerDown, EmulatedSlurm, SlurmEmulator
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.acceptance
+
 pytest_plugins = ["orchestrator.testing.plugin"]
 DOWN = "Unable to contact slurm controller (connect failure)"
 TIMED_OUT = "Socket timed out on send/recv operation"

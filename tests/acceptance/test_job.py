@@ -17,6 +17,8 @@ from orchestrator import job
 from orchestrator.rundir import AttemptDir, RunDir
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.acceptance
+
 
 class Attempt:
     """One attempt of one run, prepared as the service does it."""

@@ -14,6 +14,8 @@ from orchestrator import job
 from orchestrator.rundir import AttemptDir, RunDir
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.acceptance
+
 NOTHING = b"nothing to do"
 
 

@@ -23,6 +23,8 @@ from orchestrator.rundir import AttemptDir, RunDir
 from orchestrator.slurm.script import Templates
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.acceptance
+
 SRUN = f"""#!{sys.executable} -IS
 import os, signal, sys, threading
 sys.path.insert(0, {str(Path(str(job.__file__)).parent)!r})

@@ -15,6 +15,8 @@ import pytest
 
 from tests.support.fakegpu import FakeGpu, FakeGpus, Fault
 
+pytestmark = pytest.mark.acceptance
+
 A = "GPU-aaaaaaaa-0000-0000-0000-000000000000"
 B = "GPU-bbbbbbbb-0000-0000-0000-000000000000"
 M0 = "MIG-00000000-0000-0000-0000-000000000000"
