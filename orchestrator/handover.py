@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from sqlmodel import Session
@@ -137,7 +138,7 @@ class Handover:
         first = item.runs[0]
         if refusal.final:
             made = Move(RunStatus.FAILED, Reason.SUBMIT_REJECTED, refusal.message)
-            self._close(item, lambda session, run: move(session, run, made))
+            self._db.write(lambda session: _close(session, item, lambda same, run: move(same, run, made)))
             return
         counted = 0 if refusal.withdrawn else 1
         if refusal.too_many and len(item.runs) > 1 and not refusal.withdrawn:
@@ -152,23 +153,23 @@ class Handover:
         reason = Reason.SUBMIT_LIMIT if refusal.too_many else Reason.SUBMIT_FAILED
         self._take_back(item, f"{refusal.message} Tried again in {hold:g} s.", reason, attempts=counted)
 
-    def _answer(self, answers: Sequence[tuple[Started, dict[str, JobHandle]]], message: str = "") -> None:
+    def _answer(self, answers: Sequence[tuple[Started, dict[str, JobHandle]]]) -> None:
         """Commits what the executors answered."""
-        if not answers:
-            return
+        if answers:
+            self._db.write(lambda session: self._note(session, answers))
+            self._gpus.forget([run_id for _, handles in answers for run_id in handles])
 
-        def write(session: Session) -> None:
-            for item, handles in answers:
-                submission = session.get(Submission, item.spec.name)
-                assert submission is not None
-                submission.state, submission.submitted_at = "submitted", time.time()
-                submission.job = next(iter(handles.values())).data
-                session.add(submission)
-                for run_id, run in runs.many(session, handles).items():
-                    self._answered(session, run, item, handles[run_id], message, submission.created_at)
-
-        self._db.write(write)
-        self._gpus.forget([run_id for _, handles in answers for run_id in handles])
+    def _note(
+        self, session: Session, answers: Sequence[tuple[Started, dict[str, JobHandle]]], message: str = ""
+    ) -> None:
+        for item, handles in answers:
+            submission = session.get(Submission, item.spec.name)
+            assert submission is not None
+            submission.state, submission.submitted_at = "submitted", time.time()
+            submission.job = next(iter(handles.values())).data
+            session.add(submission)
+            for run_id, run in runs.many(session, handles).items():
+                self._answered(session, run, item, handles[run_id], message, submission.created_at)
 
     def _answered(
         self, session: Session, run: Run, item: Started, handle: JobHandle, message: str, intended_at: float
@@ -205,42 +206,44 @@ class Handover:
                 log.debug("submission %s cannot be looked up: %s", item.spec.name, error.message)
                 silent.add(item.executor)
                 continue
-            lost = [run for run in item.runs if run.id not in handles]
-            if lost:  # before the others: as long as the intent is open, a server that dies here leaves it to the next
-                message = "Its submission was never carried out; it waits again."
-                state = "intent" if handles else "withdrawn"
-                self._take_back(Started(item.executor, lost, item.spec), message, state=state)
-            if handles:
-                self._answer([(item, handles)], "Adopted: it was handed over, and the answer was lost.")
+            self._settle(item, handles)
         self._unsettled = bool(silent)
 
-    def _take_back(
-        self, item: Started, message: str, reason: Reason | None = None, *, attempts: int = 0, state: str = "withdrawn"
-    ) -> None:
-        """Queues runs again. ``attempts``: so many of those counted were none; ``state``: the submission's from now."""
-
-        def back(session: Session, run: Run) -> None:
-            if run.stop_requested_at is not None:
-                move(session, run, Move(RunStatus.STOPPED, Reason.CANCELLED))
-                return
-            fields = {"submission_id": None, "attempt": run.attempt - attempts, "reason": reason and str(reason)}
-            change(session, run, SERVICE, "run.requeued", f"run:{run.id}", fields, message)
-
-        self._close(item, back, state)
-
-    def _close(self, item: Started, each: Callable[[Session, Run], None], state: str = "withdrawn") -> None:
-        """Settles a submission; does ``each`` to those of its runs that still wait in it."""
+    def _settle(self, item: Started, handles: dict[str, JobHandle]) -> None:
+        """Adopts these, queues the others again: at once, or a server that dies between leaves some for nobody."""
+        lost = Started(item.executor, [run for run in item.runs if run.id not in handles], item.spec)
 
         def write(session: Session) -> None:
-            intent = session.get(Submission, item.spec.name)
-            if intent is not None:
-                intent.state = state
-                session.add(intent)
-            for run in runs.many(session, (known.id for known in item.runs)).values():
-                if run.status == RunStatus.QUEUED and run.submission_id == item.spec.name and run.job is None:
-                    each(session, run)
+            _close(session, lost, partial(_queue_again, "Its submission was never carried out; it waits again."))
+            if handles:
+                self._note(session, [(item, handles)], "Adopted: it was handed over, and the answer was lost.")
 
         self._db.write(write)
+        self._gpus.forget(list(handles))
+
+    def _take_back(self, item: Started, message: str, reason: Reason | None = None, *, attempts: int = 0) -> None:
+        """Queues runs again. ``attempts``: so many of those counted were none."""
+        again = partial(_queue_again, message, reason=reason, attempts=attempts)
+        self._db.write(lambda session: _close(session, item, again))
+
+
+def _queue_again(message: str, session: Session, run: Run, *, reason: Reason | None = None, attempts: int = 0) -> None:
+    if run.stop_requested_at is not None:
+        move(session, run, Move(RunStatus.STOPPED, Reason.CANCELLED))
+        return
+    fields = {"submission_id": None, "attempt": run.attempt - attempts, "reason": reason and str(reason)}
+    change(session, run, SERVICE, "run.requeued", f"run:{run.id}", fields, message)
+
+
+def _close(session: Session, item: Started, each: Callable[[Session, Run], None]) -> None:
+    """Withdraws a submission; does ``each`` to those of its runs that still wait in it."""
+    intent = session.get(Submission, item.spec.name)
+    if intent is not None:
+        intent.state = "withdrawn"
+        session.add(intent)
+    for run in runs.many(session, (known.id for known in item.runs)).values():
+        if run.status == RunStatus.QUEUED and run.submission_id == item.spec.name and run.job is None:
+            each(session, run)
 
 
 def _words(handle: JobHandle) -> str:
