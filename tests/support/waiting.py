@@ -6,6 +6,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# Seconds for what must hang, each tried until one was long enough for what it does before: short where all is well.
+DEADLINES = (0.5, 2.0, 8.0, 32.0)
+
 
 def wait_until(condition: Callable[[], T | None], what: str | Callable[[], str] = "", seconds: float = 60.0) -> T:
     """The condition's first true answer. Fails with ``what`` (as it is then) when there is none in time."""

@@ -7,8 +7,7 @@ import pytest
 
 from orchestrator.errors import SchedulerUnavailable
 from orchestrator.slurm.gate import AWAY, HOUR, Answer, Gate, Tally, slurm_environment
-
-DEADLINES = (0.5, 2.0, 8.0, 32.0)  # seconds, until one is long enough for what a command does before it hangs
+from tests.support.waiting import DEADLINES
 
 
 @pytest.fixture

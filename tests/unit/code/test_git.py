@@ -11,8 +11,7 @@ import pytest
 from orchestrator.code.provenance import GitReader
 from orchestrator.errors import BadInput
 from tests.support.repositories import GIT, git, made, names, read, take, with_submodule
-
-DEADLINES = (0.5, 2.0, 8.0, 32.0)  # seconds, until one is long enough for what git does before it hangs
+from tests.support.waiting import DEADLINES
 
 # What must never run
 
