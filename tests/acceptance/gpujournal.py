@@ -17,6 +17,7 @@ for gpu in "${mine[@]}"; do
 done
 echo "begin $(now) $ORC_RUN_ID $ORC_ATTEMPT $CUDA_VISIBLE_DEVICES" >> "$JOURNAL"
 sleep "$1"
+until [ -z "${2:-}" ] || [ -e "$2" ]; do sleep 0.1; done
 for gpu in "${mine[@]}"; do rm -f "$FAKE_GPU_STATE/processes/$gpu/$$"; done
 echo "end $(now) $ORC_RUN_ID $ORC_ATTEMPT $CUDA_VISIBLE_DEVICES" >> "$JOURNAL"
 """

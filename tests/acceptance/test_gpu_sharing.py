@@ -44,10 +44,10 @@ class Machine:
             RealServer(folder / f"home-{uid}", environment, installation.python, uid).start() for uid in UIDS
         ]
 
-    def run(self, server: RealServer, gpus: int, seconds: float, **fields: Any) -> str:
-        """A run that computes for so long on so many GPUs."""
+    def run(self, server: RealServer, gpus: int, seconds: float, until: Path | None = None, **fields: Any) -> str:
+        """A run that computes for so long, and until there is such a file, on so many GPUs."""
         env = {"JOURNAL": str(self.journal), "FAKE_GPU_STATE": self.gpus.env()["FAKE_GPU_STATE"]}
-        command = f"bash {shlex.quote(self.program)} {seconds}"
+        command = f"bash {shlex.quote(self.program)} {seconds} {until or ''}"
         made = server.run(command, resources={"gpus": gpus}, env=env, **fields)
         return str(made["id"])
 
@@ -118,7 +118,7 @@ def test_a_long_queue_of_one_user_does_not_hold_back_another(machine: Machine) -
 
 def test_the_same_holds_when_servers_and_jobs_are_killed(machine: Machine) -> None:
     first, second = machine.servers
-    victim = machine.run(first, 1, 6.0)
+    victim = machine.run(first, 1, 1.0, until=machine.folder / "go")
     first.until(victim, "running")
     wanted = submit(machine, (100, 100), seed=2)
     claim = next((first.home / "runs" / victim / "attempts" / "1").glob("claim")).read_text()
@@ -130,6 +130,8 @@ def test_the_same_holds_when_servers_and_jobs_are_killed(machine: Machine) -> No
     for server in (first, second):
         server.kill()
         server.start()
+    assert first.status(victim) == "running"
+    (machine.folder / "go").touch()
     runs = all_over(machine, [*wanted, (first, victim)], 180)
     lost = [run for run in runs if run["status"] != "finished"]
     assert [(run["id"], run["status"], run["reason"]) for run in lost] == [(victim, "failed", "LOST")]
