@@ -143,15 +143,20 @@ WAYS: dict[str, dict[str, Any]] = {
 # -- signals -----------------------------------------------------------------------------------------------------------
 
 
+def signalled(run: Launched, way: str) -> int:
+    """Sends the signal once each task has said "ready", and waits for the run's end. How many tasks there are."""
+    process, tasks = run.start(), 1 if way == "apptainer" else 2
+    wait_until(lambda: run.lines().count("ready") == tasks or process.poll() is not None, "the tasks")
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=30)
+    return tasks
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_program_gets_the_signal_asked_for_and_no_shell_above_it_dies_of_it(tmp_path: Path, way: str) -> None:
     command = f"{sys.executable} -IS program.py; echo the shell lives; exit 3"
     run = Launched(tmp_path, command, signal="USR1@60", **WAYS[way])
-    process = run.start()
-    tasks = 1 if way == "apptainer" else 2
-    wait_until(lambda: run.lines().count("ready") == tasks or process.poll() is not None, "the programs")
-    process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=30)
+    tasks = signalled(run, way)
     assert sorted(run.lines()[tasks:]) == sorted(
         ["caught"] * tasks + ["the shell lives"] * tasks + ([] if way == "apptainer" else ["tasks: 3 3"])
     )
@@ -162,11 +167,7 @@ def test_a_program_gets_the_signal_asked_for_and_no_shell_above_it_dies_of_it(tm
 def test_the_commands_own_shell_gets_the_signal_asked_for(tmp_path: Path, way: str) -> None:
     command = "trap 'trap : USR1; echo caught; exit 5' USR1; echo ready; while :; do :; done"
     run = Launched(tmp_path, command, signal="USR1@60", **WAYS[way])
-    process = run.start()
-    tasks = 1 if way == "apptainer" else 2
-    wait_until(lambda: run.lines().count("ready") == tasks or process.poll() is not None, "the shells")
-    process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=30)
+    tasks = signalled(run, way)
     assert run.lines().count("caught") == tasks
     assert run.record()["code"] == 5
 

@@ -55,10 +55,10 @@ def begun(orc: RealServer, run_ids: Iterable[str], seconds: float = 60.0) -> lis
     return [orc.until(run_id, "running", seconds=seconds) for run_id in run_ids]
 
 
-def executing(orc: RealServer, run_id: str, path: Path, attempt: int = 1) -> Json:
+def executing(orc: RealServer, run_id: str, path: Path) -> Json:
     """The run once it runs and has said so: its start is told just before its first command."""
-    run = orc.until(run_id, "running", seconds=60)
-    wait_until(lambda: f"{run_id} {attempt}" in marks(path), f"run {run_id} has said that it executes")
+    run = orc.until(run_id, "running")
+    wait_until(lambda: marks(path, run_id), f"run {run_id} has said that it executes")
     return run
 
 

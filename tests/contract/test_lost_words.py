@@ -147,16 +147,21 @@ def test_a_job_of_somebody_else_that_got_the_forgotten_id_is_not_taken_for_ours(
     slurm.run("scancel", "--name=theirs")
 
 
-def _runs(orc: RealServer, run_id: str, attempt: int) -> bool:
-    found = orc.get(f"/runs/{run_id}")
-    return bool((found["status"], found["attempt"]) == ("running", attempt))
+def let_go(orc: RealServer, run_id: str, attempt: int, go: Path) -> None:
+    """Lets this attempt of the run go on, once it is seen to run."""
+
+    def runs() -> bool:
+        found = orc.get(f"/runs/{run_id}")
+        return bool((found["status"], found["attempt"]) == ("running", attempt))
+
+    wait_until(runs, f"attempt {attempt} runs")
+    go.touch()
 
 
 def test_a_requeued_run_is_queued_between_its_attempts(orc: RealServer, files: Path) -> None:
     run = orc.run(f"until [ -e {files}/$ORC_ATTEMPT ]; do sleep 0.1; done; [ $ORC_ATTEMPT != 1 ] || exit 99")
     for attempt in (1, 2):
-        wait_until(lambda: _runs(orc, run["id"], attempt), f"attempt {attempt} runs", 60)  # noqa: B023
-        (files / str(attempt)).touch()
+        let_go(orc, run["id"], attempt, files / str(attempt))
     over = orc.over(run["id"], 60)
     assert (over["status"], over["attempt"], len(over["history"])) == ("finished", 2, 2)
     seen = statuses(orc, run["id"])
